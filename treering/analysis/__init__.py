@@ -1,0 +1,1 @@
+"""The laboratory: reads records only, never imports torch."""

@@ -1,0 +1,107 @@
+"""The corpus x time matrix of a run, read from its records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treering.config import Invalid
+from treering.records import Record
+
+Cells = NDArray[np.float64]
+
+UNITS = {"loss": "nats/token", "bits_per_byte": "bits/byte"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A moment at which corpora were scored; `end` = row 0, or at the end of a phase."""
+
+    label: str
+    step: int
+    tokens: int | None = None  # trained until then; None = not recorded
+    end: bool = True
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Scores by row (time) and corpus, `values` float64[rows, corpora], NaN where missing.
+
+    Row 0 is the model before training. `learned` gives the row at whose end a corpus counts as
+    learned; a corpus without one (no phase names it, or none yet) is shown but not judged.
+    """
+
+    values: Cells
+    rows: tuple[Row, ...]
+    corpora: tuple[str, ...]
+    learned: Mapping[str, int]
+    direction: Literal["lower", "higher"] = "lower"
+    unit: str = UNITS["loss"]
+
+    def __post_init__(self) -> None:
+        assert self.values.shape == (len(self.rows), len(self.corpora)), "a row for each moment"
+        assert self.rows[0].end, "row 0 is the model before training"
+        for corpus, row in self.learned.items():
+            assert corpus in self.corpora and self.rows[row].end, f"{corpus!r} is learned at an end"
+
+    @property
+    def ends(self) -> list[int]:
+        """Row 0 and the rows that end a phase; the last of them is the one that is judged."""
+        return [at for at, row in enumerate(self.rows) if row.end]
+
+    @property
+    def sign(self) -> float:
+        """What turns a score into a cost, of which less is better, and back."""
+        return 1.0 if self.direction == "lower" else -1.0
+
+
+def matrix(records: Sequence[Record], *, metric: str = "loss", ends_only: bool = True) -> Matrix:
+    """The matrix of a run's scores; `ends_only=False` keeps those from within phases too.
+
+    metric: "loss" or "bits_per_byte". An unfinished run has the rows of its finished phases.
+    Raises Invalid where there is no header.
+    """
+    assert metric in UNITS, f"{metric!r} is not a score's key"
+    header = next((record for record in records if record.get("kind") == "header"), None)
+    if header is None:
+        raise Invalid("records hold no header: name the folder of a run that was started")
+    recipe = header["recipe"]
+    corpora = tuple(recipe["corpora"])
+    trained = {r["step"]: r.get("tokens") for r in records if r.get("kind") == "step"}
+    scores = _scores(records, metric)
+    reached = max(scores, default=0)
+    rows, finished = [Row("base", 0, 0)], [0]
+    for phase in header["phases"]:
+        begin, end = rows[-1].step, phase["end_step"]
+        within = [] if ends_only else sorted(step for step in scores if begin < step < end)
+        rows += [Row(phase["name"], step, trained.get(step), end=False) for step in within]
+        if reached < end:
+            break
+        finished.append(len(rows))
+        rows.append(Row(phase["name"], end, trained.get(end)))
+    values = np.array([[scores[row.step].get(name, np.nan) for name in corpora] for row in rows])
+    return Matrix(values, tuple(rows), corpora, _learned(recipe, finished), unit=UNITS[metric])
+
+
+def _scores(records: Sequence[Record], metric: str) -> defaultdict[int, dict[str, float]]:
+    """Scores by step and corpus; one that is null was not finite, or not known, and is NaN."""
+    scores: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    for record in records:
+        if record.get("kind") == "score":
+            value = record.get(metric)
+            scores[record["step"]][record["corpus"]] = np.nan if value is None else float(value)
+    return scores
+
+
+def _learned(recipe: Mapping[str, Any], finished: Sequence[int]) -> dict[str, int]:
+    """The row at which each corpus counts as learned; finished = row 0 and those of phase ends."""
+    rows = {corpus: 0 for corpus in recipe.get("replay", {}).get("past", ())}
+    for row, phase in zip(finished[1:], recipe["phases"], strict=False):
+        for corpus in phase["mixture"]:
+            rows.setdefault(corpus, row)
+    return rows

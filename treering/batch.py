@@ -1,0 +1,82 @@
+"""Refs name samples, a Batch holds them.
+
+A sample is `length + 1` neighbouring tokens of a corpus: `length` predictions. Its name is the
+pair (source, index): the corpus's number in the recipe, and the sample's number in its store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Refs:
+    """Names of n samples, no tokens: source int64[n], index int64[n]."""
+
+    source: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        assert self.source.shape == self.index.shape and self.source.ndim == 1
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Refs:
+        return Refs(self.source[rows], self.index[rows])
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """The names as (source, index), for sets and messages."""
+        return list(zip(self.source.tolist(), self.index.tolist(), strict=True))
+
+
+def refs(pairs: list[tuple[int, int]]) -> Refs:
+    """Refs from (source, index) pairs."""
+    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return Refs(both[:, 0].copy(), both[:, 1].copy())
+
+
+def join(*parts: Refs) -> Refs:
+    """The parts one after another."""
+    return Refs(
+        np.concatenate([part.source for part in parts]),
+        np.concatenate([part.index for part in parts]),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one step.
+
+    tokens int64[n, length + 1]; replayed bool[n]: drawn from the memory rather than fresh.
+    `step` counts from 0 through the whole run, `phase` is the phase's number, `ends_phase`
+    marks its last step.
+    """
+
+    tokens: NDArray[np.int64]
+    refs: Refs
+    replayed: NDArray[np.bool_]
+    step: int
+    phase: int
+    ends_phase: bool
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(
+            self.tokens[rows],
+            self.refs[rows],
+            self.replayed[rows],
+            self.step,
+            self.phase,
+            self.ends_phase and rows.indices(len(self))[1] == len(self),
+        )
+
+    @property
+    def predicted(self) -> int:
+        """Tokens that this batch predicts: its rows times the sample length."""
+        return len(self.tokens) * (self.tokens.shape[1] - 1)

@@ -1,0 +1,230 @@
+"""From names to methods: the recipe's tables become the parts of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from treering import cache as shelf
+from treering import learner, model, schema, tokenizer
+from treering.config import Invalid, Recipe, Table, exact
+from treering.evaluate import HeldOut, held_out
+from treering.learner import Forward, Learner
+from treering.ledger import flops_per_token
+from treering.loop import Rules
+from treering.methods import memories, objectives, schedules, updates
+from treering.methods.schedules.warmup import join
+from treering.plan import Planner, Stage, integer_weights
+from treering.protocols import Schedule, Update
+from treering.schema import near
+from treering.store import Store, open_store
+from treering.stream import Stream
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads. `identity` is the recipe by values and digests, without paths: two runs
+    with the same identity are the same run."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: tuple[Store | None, ...]  # None for a corpus that no phase and no replay can see
+    validation: dict[str, Store]
+    planner: Planner
+    steps: tuple[int, ...]
+    identity: Table
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run computes with."""
+
+    stream: Stream
+    learner: Learner
+    update: Update
+    rules: Rules
+    held_out: tuple[HeldOut, ...]
+
+
+def data(recipe: Recipe, cache: Path) -> Data:
+    """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache."""
+    words = _tokenizer(recipe, cache)
+    mark = tokenizer.fingerprint(words)
+    train: list[Store | None] = []
+    validation: dict[str, Store] = {}
+    needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
+    for name, corpus in recipe.corpora.items():
+        paths = shelf.cached(corpus.train, corpus.validation, words, cache)
+        train.append(_open(paths[0], f"corpora.{name}.train", mark) if name in needed else None)
+        assert paths[1] is not None, "every corpus has a validation"
+        validation[name] = _open(paths[1], f"corpora.{name}.validation", mark)
+    plan = planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
+    digests = {
+        name: {"train": store.digest if store else "", "validation": validation[name].digest}
+        for name, store in zip(recipe.corpora, train, strict=True)
+    }
+    return Data(
+        words, tuple(train), validation, plan, plan.lengths(), _identity(recipe, mark, digests)
+    )
+
+
+def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
+    """The rule of the recipe's stream over corpora of `sizes` samples."""
+    names, replay = tuple(recipe.corpora), recipe.replay
+    table = dict(replay.memory)
+    over = table.pop("over", "all")
+    if over not in ("past", "all"):
+        raise Invalid(f"replay.memory.over = {over!r}: must be 'past' or 'all'")
+    for name, size in zip(names, sizes, strict=True):
+        used = any(name in phase.mixture for phase in recipe.phases) or name in replay.past
+        if used and not size:
+            raise Invalid(
+                f"corpora.{name}.train: has not one sample of length {recipe.length} + 1; "
+                "give more text or a smaller length"
+            )
+    stages = []
+    for phase in recipe.phases:
+        shares = [exact(phase.mixture.get(name, 0.0)) for name in names]
+        stages.append(Stage(ceil(phase.tokens / recipe.length), integer_weights(shares)))
+    plan = Planner(
+        seed=recipe.seed,
+        names=names,
+        sizes=sizes,
+        past=tuple(name in replay.past for name in names),
+        stages=tuple(stages),
+        rows=recipe.rows,
+        share=exact(replay.share),
+        budget=replay.budget,
+        memory=construct(memories.KINDS, table, "replay.memory"),
+        over=over,
+    )
+    if plan.memory.held(2**62) < plan.rows + plan.replays:
+        raise Invalid(
+            f"replay.memory.samples = {plan.memory.held(2**62)}: must be at least the samples of "
+            f"a step, {ceil(plan.rows + plan.replays)}"
+        )
+    return plan
+
+
+def parts(recipe: Recipe, given: Data) -> Parts:
+    """Load or make the model and everything that learns. Writes nothing."""
+    update = _update(recipe, recipe.update, "update")
+    schedule = _schedule(recipe, given.steps)
+    begun = start(recipe, given)
+    layers, width = model.shape(begun)
+    per_token = flops_per_token(
+        model.count(begun)[1], layers=layers, width=width, length=recipe.length
+    )
+    return Parts(
+        Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
+        Learner(forward(recipe, begun), recipe.optimizer, flops_per_token=per_token),
+        update,
+        Rules(
+            recipe.seed,
+            schedule,
+            dropout=recipe.model.dropout > 0,
+            reset_at_phase=recipe.optimizer.at_phase == "reset",
+        ),
+        held_outs(recipe, given),
+    )
+
+
+def forward(recipe: Recipe, begun: PreTrainedModel) -> Forward:
+    """The root module of a model, callable as the recipe's `[compute]` says."""
+    root = model.Root(begun, objectives.NextToken())
+    return learner.forward(root, recipe.compute, recipe.micro_rows)
+
+
+def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
+    """The held-out windows of every corpus."""
+    lengths = tokenizer.byte_lengths(given.tokenizer)
+    return tuple(
+        held_out(name, store, lengths, length=recipe.length, tokens=recipe.evaluate.tokens)
+        for name, store in given.validation.items()
+    )
+
+
+def construct(kinds: Mapping[str, Any], table: Table, where: str) -> Any:
+    """Call the constructor that a table names with the table's other keys."""
+    table = dict(table)
+    kind = table.pop("kind", None)
+    if kind not in kinds:
+        raise Invalid(f"{where}.kind = {kind!r}{near(str(kind), list(kinds))}")
+    return schema.read(kinds[kind], table, where + ".")
+
+
+def _tokenizer(recipe: Recipe, cache: Path) -> PreTrainedTokenizerBase:
+    wanted = recipe.tokenizer
+    if wanted.train is None:
+        source = wanted.from_ or recipe.model.from_
+        assert source is not None, "config.check wants one of them"
+        return tokenizer.load(source, remote_code=recipe.model.remote_code)
+    texts = [
+        (corpus.train, None if isinstance(corpus.validation, str) else corpus.validation)
+        for corpus in recipe.corpora.values()
+    ]
+    return shelf.cached_tokenizer(texts, wanted.train, cache)
+
+
+def _open(path: str, key: str, mark: str) -> Store:
+    store = open_store(path)
+    if store.tokenizer is not None and store.tokenizer != mark:
+        raise Invalid(
+            f"{key} = {path!r}: made with tokenizer {store.tokenizer[:12]}, the run uses "
+            f"{mark[:12]}; prepare it anew with the run's tokenizer, or name that one in [tokenizer]"
+        )
+    return store
+
+
+def _identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> Table:
+    table = schema.values(recipe)
+    table["corpora"] = digests
+    if "from" in table["model"]:
+        start = table["model"]["from"]
+        table["model"]["from"] = model.fingerprint(start) or start
+    return table | {"tokenizer": mark}
+
+
+def _update(recipe: Recipe, table: Table, where: str) -> Update:
+    table = dict(table)
+    if "inner" in table:
+        if not isinstance(table["inner"], dict):
+            raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
+        table["inner"] = _update(recipe, table["inner"], where + ".inner")
+    if "start" in table:
+        names = [phase.name for phase in recipe.phases]
+        if table["start"] not in names:
+            raise Invalid(f"{where}.start = {table['start']!r}{near(str(table['start']), names)}")
+        table["start"] = names.index(table["start"])
+    if table.get("kind") == "per_sample" and recipe.micro_rows != 1:
+        raise Invalid(
+            f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
+            f"one sample at a time; set it to length ({recipe.length})"
+        )
+    update: Update = construct(updates.KINDS, table, where)
+    return update
+
+
+def _schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
+    table = dict(recipe.schedule)
+    span = table.pop("span", "run")
+    shape = construct(schedules.KINDS, table, "schedule")
+    if span not in ("run", "phase"):
+        raise Invalid(f"schedule.span = {span!r}: must be 'run' or 'phase'")
+    spans = (sum(steps),) if span == "run" else steps
+    return join([(shape.over(n), n) for n in spans])
+
+
+def begun_from(recipe: Recipe, source: str) -> Recipe:
+    """The recipe with another model to begin with."""
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, from_=source))
+
+
+def start(recipe: Recipe, given: Data) -> PreTrainedModel:
+    """The model that the recipe begins with."""
+    return model.build(recipe, tokenizer.size(given.tokenizer))

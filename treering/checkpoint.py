@@ -1,0 +1,121 @@
+"""Named parts, saved whole or not at all.
+
+A checkpoint is a folder `step-N`: tensors by `torch.distributed.checkpoint`, numbers in
+`state.json`, and last of all `manifest.json` with the size and SHA-256 of every file. It is written
+beside and renamed, so a folder with that name was once complete; the manifest tells whether it
+still is. DCP's `.metadata` is a pickle: it is opened only after its digest agrees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+Numbers = dict[str, Any]
+
+
+def save(
+    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], numbers: Numbers, *, keep: int
+) -> Path:
+    """Write `folder/step-N`, then remove all but the last `keep`. Raises OSError, and leaves the
+    earlier checkpoints as they were, where there is no room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    beside, final = folder / f".step-{step:09d}.tmp", folder / f"step-{step:09d}"
+    try:
+        writer = dcp.FileSystemWriter(beside, thread_count=1)
+        _quiet(lambda: dcp.save(dict(tensors), storage_writer=writer, no_dist=True))
+        _write(beside / "state.json", {"step": step, **numbers})
+        _write(beside / "manifest.json", _digests(beside))
+        shutil.rmtree(final, ignore_errors=True)  # damaged: a sound one would have been resumed
+        beside.rename(final)
+        _sync(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    for _, old in _found(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(folder: Path) -> tuple[Path, Numbers] | None:
+    """The last sound checkpoint and its numbers, or None. Each damaged one is named in a warning
+    and passed over."""
+    for _, path in _found(folder):
+        damage = damaged(path)
+        if damage is None:
+            numbers: Numbers = json.loads((path / "state.json").read_text())
+            return path, numbers
+        warnings.warn(f"checkpoint {path} is passed over: {damage}", stacklevel=2)
+    return None
+
+
+def load(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fill tensors in place from a sound checkpoint."""
+    _quiet(lambda: dcp.load(dict(tensors), checkpoint_id=path, no_dist=True))
+
+
+def damaged(path: Path) -> str | None:
+    """What is wrong with a checkpoint: which file is missing, short or changed; None if sound."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        for name, (size, digest) in manifest.items():
+            if (path / name).stat().st_size != size:
+                return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
+            if _digest(path / name) != digest:
+                return f"{name} was changed"
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _found(folder: Path) -> list[tuple[int, Path]]:
+    """Checkpoints, newest first, by number and not by name."""
+    named = re.compile(r"step-(\d+)")
+    paths = folder.iterdir() if folder.is_dir() else []
+    both = [(named.fullmatch(path.name), path) for path in paths]
+    return sorted(((int(m[1]), path) for m, path in both if m), reverse=True)
+
+
+def _digests(folder: Path) -> dict[str, tuple[int, str]]:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: (path.stat().st_size, _digest(path)) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, content: object) -> None:
+    with open(path, "w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _quiet(work: Any) -> None:
+    """DCP warns about one process even where `no_dist` says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        work()

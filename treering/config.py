@@ -1,0 +1,299 @@
+"""The recipe: strict, frozen, read from TOML.
+
+The dataclasses below are the schema: a table of the file is a constructor call, an unknown key
+or a value of another type is an error. The tables of methods (`[update]`, `[schedule]`,
+`replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from treering.schema import Invalid as Invalid
+from treering.schema import Table as Table
+from treering.schema import near, read, values
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`train` = size of a byte-level BPE trained on the corpora, or `from_` = folder or hub id."""
+
+    train: int | None = None
+    from_: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """`from_` = folder or hub id of a causal language model, or a fresh one by preset or sizes."""
+
+    from_: str | None = None
+    preset: str | None = None
+    kind: str = "llama"
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp: int | None = None
+    tied: bool | None = None
+    dropout: float = 0.0
+    remote_code: bool = False  # run the code that a hub model brings along
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text or a store to train on, and the text, store or share of documents to be scored on."""
+
+    train: str
+    validation: str | float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of `tokens` predicted tokens; `mixture` = shares of its fresh tokens by corpus."""
+
+    name: str
+    tokens: int
+    mixture: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`share` of trained tokens that is drawn from the memory, and how that is paid for."""
+
+    share: float = 0.0
+    budget: str = "total"
+    memory: Table = field(default_factory=lambda: {"kind": "everything"})
+    past: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """`tokens` of a step over all ranks and `micro`, those of one forward pass on one rank."""
+
+    tokens: int = 4096
+    micro: int | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The inner optimizer. `decay` is for matrices only; `clip` 0 is off."""
+
+    kind: str = "adamw"
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    decay: float = 0.1
+    clip: float = 1.0
+    at_phase: str = "keep"
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the arithmetic is done. `deterministic` absent: on for CPU, off for accelerators."""
+
+    compile: bool = True
+    precision: str = "auto"
+    deterministic: bool | None = None
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Held-out `tokens` per corpus (0 = all), at phase ends and every `every_tokens` trained."""
+
+    tokens: int = 32_768
+    every_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint every `every_tokens` trained tokens and at the end; the last `keep` stay."""
+
+    every_tokens: int | None = None
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run: a model taken through `phases` of corpora. See README for each key."""
+
+    length: int
+    model: Model
+    corpora: dict[str, Corpus]
+    phases: tuple[Phase, ...]
+    seed: int = 0
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    replay: Replay = field(default_factory=Replay)
+    update: Table = field(default_factory=lambda: {"kind": "descent"})
+    schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
+    batch: BatchSize = field(default_factory=BatchSize)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    compute: Compute = field(default_factory=Compute)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    @property
+    def rows(self) -> int:
+        """Samples of a step, before replay enlarges it under `budget = "batch"`."""
+        return self.batch.tokens // self.length
+
+    @property
+    def micro_rows(self) -> int:
+        """Samples of one forward pass."""
+        return (self.batch.micro or self.batch.tokens) // self.length
+
+
+def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in a TOML file, with `sets` ("key.key=value") laid over it.
+
+    Its paths are relative to `data`, or to the recipe's own folder. Raises Invalid for an unknown
+    key, a value of the wrong type or out of range, a file that is missing.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"recipe {path}: cannot be read ({error}); name an existing file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise Invalid(f"recipe {path} is not TOML: {error}") from error
+    for assignment in sets:
+        _lay_over(table, assignment)
+    recipe = read(Recipe, table, "")
+    check(recipe)
+    return _located(recipe, Path(data) if data is not None else path.parent)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe, every default written out, as TOML."""
+    return tomli_w.dumps(values(recipe))
+
+
+def exact(number: float) -> Fraction:
+    """The decimal that was written in the recipe, exactly: 0.1 is 1/10."""
+    return Fraction(repr(number))
+
+
+def check(recipe: Recipe) -> None:
+    """What the types cannot say. Raises Invalid with key, value and remedy."""
+
+    def want(good: bool, key: str, value: object, remedy: str) -> None:
+        if not good:
+            raise Invalid(f"{key} = {value!r}: {remedy}")
+
+    want(recipe.length > 0, "length", recipe.length, "must be at least 1 token")
+    batch, replay, known = recipe.batch, recipe.replay, list(recipe.corpora)
+    for key, tokens in (("batch.tokens", batch.tokens), ("batch.micro", batch.micro)):
+        multiple = tokens is None or (tokens > 0 and tokens % recipe.length == 0)
+        want(multiple, key, tokens, f"must be a positive multiple of length ({recipe.length})")
+    want(bool(known), "corpora", known, "name at least one, as [corpora.NAME]")
+    want(bool(recipe.phases), "phases", [], "name at least one, as [[phases]]")
+    names = [phase.name for phase in recipe.phases]
+    for i, phase in enumerate(recipe.phases):
+        where = f"phases[{i}]"
+        want(names.count(phase.name) == 1, f"{where}.name", phase.name, "names must differ")
+        want(phase.tokens > 0, f"{where}.tokens", phase.tokens, "must be positive")
+        want(bool(phase.mixture), f"{where}.mixture", {}, "name a corpus, as { NAME = 1.0 }")
+        for corpus, weight in phase.mixture.items():
+            want(
+                corpus in known, f"{where}.mixture", corpus, "no such corpus" + near(corpus, known)
+            )
+            want(0 < weight < float("inf"), f"{where}.mixture.{corpus}", weight, "must be positive")
+    want(0 <= replay.share < 1, "replay.share", replay.share, "must be in [0, 1)")
+    budgets = ("total", "fresh", "batch")
+    want(replay.budget in budgets, "replay.budget", replay.budget, f"one of {budgets}")
+    for corpus in replay.past:
+        want(corpus in known, "replay.past", corpus, "no such corpus" + near(corpus, known))
+    for corpus, at in recipe.corpora.items():
+        share = at.validation
+        good = isinstance(share, str) or 0 < share < 1
+        want(good, f"corpora.{corpus}.validation", share, "a share must lie between 0 and 1")
+    _check_parts(recipe, want)
+
+
+def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str], None]) -> None:
+    optimizer, tokenizer, model = recipe.optimizer, recipe.tokenizer, recipe.model
+    want(optimizer.kind in ("adamw", "sgd"), "optimizer.kind", optimizer.kind, "adamw or sgd")
+    betas = optimizer.betas
+    want(
+        len(betas) == 2 and all(0 <= b < 1 for b in betas),
+        "optimizer.betas",
+        betas,
+        "two, in [0, 1)",
+    )
+    want(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "must be positive")
+    want(optimizer.decay >= 0, "optimizer.decay", optimizer.decay, "must not be negative")
+    want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
+    at_phase = optimizer.at_phase
+    want(at_phase in ("keep", "reset"), "optimizer.at_phase", at_phase, "keep or reset")
+    precision = recipe.compute.precision
+    want(
+        precision in ("auto", "fp32", "bf16"), "compute.precision", precision, "auto, fp32 or bf16"
+    )
+    for key in ("evaluate", "checkpoint"):
+        every = getattr(recipe, key).every_tokens
+        want(every is None or every > 0, f"{key}.every_tokens", every, "must be positive")
+    want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
+    want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
+    both = tokenizer.train is not None and tokenizer.from_ is not None
+    want(not both, "tokenizer", values(tokenizer), "give train or from, not both")
+    alone = tokenizer.train is not None or tokenizer.from_ is not None or model.from_ is not None
+    want(alone, "tokenizer", {}, "a fresh model needs [tokenizer] train = 8192 or from = FOLDER")
+    want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
+
+
+def _lay_over(table: Table, assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise Invalid(f"--set {assignment}: write it as key.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *path, last = name.strip().split(".")
+    at: Any = table
+    for part in path:
+        if isinstance(at, list) and part.isdigit() and int(part) < len(at):
+            at = at[int(part)]
+        elif isinstance(at, dict):
+            at = at.setdefault(part, {})
+        else:
+            raise Invalid(f"--set {assignment}: {part!r} is not a table of the recipe")
+    if not isinstance(at, dict):
+        raise Invalid(f"--set {assignment}: {name.strip()!r} is not a key of the recipe")
+    at[last] = value
+
+
+def _located(recipe: Recipe, folder: Path) -> Recipe:
+    """Relative paths made absolute; a missing corpus is an error here, before anything is done."""
+
+    def there(path: str, key: str) -> str:
+        at = folder.expanduser().absolute() / Path(path).expanduser()
+        if path.startswith("hf://"):
+            return path
+        if not at.exists() and not at.with_name(at.name + ".idx").exists():
+            raise Invalid(
+                f"{key} = {path!r}: no such file in {folder}; mend it or give --data FOLDER"
+            )
+        return str(at)
+
+    def maybe(path: str | None) -> str | None:
+        at = folder.expanduser().absolute() / Path(path or "").expanduser()
+        return str(at) if path and at.exists() else path
+
+    corpora = {
+        name: Corpus(
+            there(c.train, f"corpora.{name}.train"),
+            there(c.validation, f"corpora.{name}.validation")
+            if isinstance(c.validation, str)
+            else c.validation,
+        )
+        for name, c in recipe.corpora.items()
+    }
+    model = dataclasses.replace(recipe.model, from_=maybe(recipe.model.from_))
+    tokenizer = dataclasses.replace(recipe.tokenizer, from_=maybe(recipe.tokenizer.from_))
+    return dataclasses.replace(recipe, corpora=corpora, model=model, tokenizer=tokenizer)

@@ -1,0 +1,67 @@
+"""A run's folder: locked while in use, compared with the recipe before it is resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from treering import records
+from treering.config import Invalid, Table
+from treering.schema import differences
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[bool]:
+    """Hold the folder's lock, where it exists; yields whether it does. It is the folder itself that is locked (flock), so
+    nothing is written and nothing is left behind. Raises Invalid where another run holds it."""
+    if out.exists() and not out.is_dir():
+        raise Invalid(f"--out {out}: is a file; name a folder")
+    if not out.exists():
+        yield False
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise Invalid(f"--out {out}: another run is using it; wait, or name another") from None
+    try:
+        yield True
+    finally:
+        os.close(handle)
+
+
+def set_aside(out: Path) -> Path:
+    """Rename a folder to the first free `NAME.old-K`."""
+    k = 1
+    while (aside := out.with_name(f"{out.name}.old-{k}")).exists():
+        k += 1
+    return out.rename(aside)
+
+
+def compare(out: Path, identity: Table) -> None:
+    """Raises Invalid where the folder holds another run than `identity` (a recipe by values and
+    store digests), naming the first differences; or something that is no run at all."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    path = out / "records.jsonl"
+    if not path.exists():
+        raise Invalid(f"--out {out}: holds files but no run; name another folder")
+    headers = [r for r in records.read(path) if r["kind"] == "header"]
+    found = differences(headers[0].get("identity", {}), identity) if headers else []
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise Invalid(
+            f"--out {out}: the recipe changed: {'; '.join(found[:3])}{more}; "
+            "undo it, name another folder, or start anew with --fresh"
+        )
+
+
+def finished(out: Path) -> bool:
+    """Whether the folder's run came to its end."""
+    path = out / "records.jsonl"
+    ends = [r for r in records.read(path) if r["kind"] == "end"] if path.exists() else []
+    return bool(ends) and ends[-1].get("reason") == "finished" and (out / "summary.json").exists()

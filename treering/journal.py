@@ -1,0 +1,70 @@
+"""The records of a run as they arise: steps wait as tensors until somebody must read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from treering.ledger import Ledger
+from treering.loop import Trained
+from treering.records import Records
+
+PENDING = 32  # steps that may wait; a kill loses no more records than the resumed run repeats
+
+
+class Journal:
+    """`records.jsonl` with the last few steps still to be written."""
+
+    def __init__(self, path: Path, phases: list[str]) -> None:
+        self._records = Records(path)
+        self._phases = phases
+        self._pending: list[tuple[Trained, Ledger, float, float]] = []
+
+    def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
+        """Note a step that took `took` seconds; `ledger` and `seconds` are cumulative."""
+        self._pending.append((done, ledger, took, seconds))
+        if len(self._pending) >= PENDING:
+            self.flush()
+
+    def write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Write a record of another kind, after the steps before it."""
+        self.flush()
+        self._records.append(kind, fields)
+
+    def flush(self) -> tuple[float, float]:
+        """Write the pending steps: the only place that waits for the device. Returns the last
+        loss and the mean tokens per second of what was written, NaN and 0 for nothing."""
+        loss, tokens, time = float("nan"), 0, 0.0
+        while self._pending:
+            done, ledger, took, seconds = self._pending.pop(0)
+            record = self._record(done, ledger, took, seconds)
+            self._records.append("step", record)
+            loss, tokens, time = record["loss"], tokens + done.batch.predicted, time + took
+        return loss, tokens / time if time else 0.0
+
+    def sync(self) -> None:
+        """Return when all records lie on the disk."""
+        self.flush()
+        self._records.sync()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _record(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> dict[str, Any]:
+        batch, metrics = done.batch, done.metrics
+        return {
+            "step": batch.step + 1,
+            "phase": self._phases[batch.phase],
+            "rate": done.rate,
+            "loss": float(metrics.loss),
+            "fresh_loss": float(metrics.fresh_loss),
+            "replayed_loss": float(metrics.replayed_loss),
+            "grad_norm": float(metrics.grad_norm),
+            "replayed": float(batch.replayed.mean()),
+            "tokens_per_second": batch.predicted / max(took, 1e-9),
+            "tokens": ledger.tokens,
+            "fresh_tokens": ledger.fresh_tokens,
+            "flops": ledger.flops,
+            "seconds": seconds,
+        }

@@ -1,0 +1,1 @@
+"""The shelf: one method, one file, one test that is its definition."""

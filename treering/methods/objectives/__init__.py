@@ -1,0 +1,5 @@
+"""What is minimised. Next-token prediction is the only one so far."""
+
+from treering.methods.objectives.next_token import NextToken
+
+KINDS = {"next_token": NextToken}

@@ -1,0 +1,7 @@
+"""How a batch is learned from. `[update]` is a constructor call; `inner` is another update."""
+
+from treering.methods.updates.descent import Descent
+from treering.methods.updates.per_sample import PerSample
+from treering.methods.updates.reptile import Reptile
+
+KINDS = {"descent": Descent, "per_sample": PerSample, "reptile": Reptile}

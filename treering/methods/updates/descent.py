@@ -1,0 +1,31 @@
+"""Plain training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from treering.batch import Batch
+from treering.protocols import Learner, Metrics
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One gradient of the whole batch, one step of the optimizer."""
+
+    def __call__(self, learner: Learner, batch: Batch) -> Metrics:
+        metrics = learner.backward(batch)
+        return dataclasses.replace(metrics, grad_norm=learner.apply())
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
+        return {}
+
+    def counters(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, counters: Mapping[str, Any]) -> None:
+        pass

@@ -1,0 +1,43 @@
+"""One step of the inner update for each sample, in the batch's order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from treering.batch import Batch
+from treering.methods.updates.descent import Descent
+from treering.protocols import Learner, Metrics, Update
+
+
+@dataclass
+class PerSample:
+    """The innermost loop of Riemer's MER (ICLR 2019, Algorithm 1): online learning, one example
+    at a time. Fresh samples come first, then replayed ones."""
+
+    inner: Update = field(default_factory=Descent)
+
+    def __call__(self, learner: Learner, batch: Batch) -> Metrics:
+        parts = [self.inner(learner, batch[row : row + 1]) for row in range(len(batch))]
+
+        def mean(name: str) -> torch.Tensor:
+            return torch.stack([getattr(part, name) for part in parts]).nanmean()
+
+        return replace(
+            parts[0],
+            **{name: mean(name) for name in ("loss", "fresh_loss", "replayed_loss", "grad_norm")},
+            training_flops=sum(part.training_flops for part in parts),
+            meta_flops=sum(part.meta_flops for part in parts),
+        )
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
+        return self.inner.state(learner)
+
+    def counters(self) -> dict[str, Any]:
+        return self.inner.counters()
+
+    def restore(self, counters: Mapping[str, Any]) -> None:
+        self.inner.restore(counters)

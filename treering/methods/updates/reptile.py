@@ -1,0 +1,96 @@
+"""Reptile: after every k inner updates, keep only a share of the way gone.
+
+    theta <- anchor + rate * (theta - anchor);  anchor <- theta
+
+With replay around it this is MER at scale (arXiv 2508.01908, Algorithm 2); nested, it is
+Riemer's MER (ICLR 2019, Algorithm 1); without replay it is Lookahead (Zhang 2019).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from treering.batch import Batch
+from treering.config import Invalid
+from treering.methods.updates.descent import Descent
+from treering.protocols import Learner, Metrics, Update
+
+
+@dataclass
+class Reptile:
+    """`every` counts calls of the inner update. The anchor is the weights after the last
+    meta-update, on the weights' device or, at the price of two copies per meta-update, on the
+    host. `align` adds a meta-update at each phase's end. `start` names the phase with which the
+    update begins; until then it is its inner update.
+
+    What is interpolated is `learner.params`, the fp32 weights that the optimizer owns: any other
+    copy would be overwritten by the optimizer's next step. A rate of 1 is the inner update, bit
+    for bit: no arithmetic is done and no anchor kept.
+    """
+
+    every: int
+    rate: float
+    inner: Update = field(default_factory=Descent)
+    anchor: str = "device"
+    align: bool = False
+    start: int = 0  # the phase's number; in a recipe its name
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise Invalid(f"update.every = {self.every}: must be at least 1 inner update")
+        if not 0 <= self.rate <= 1:
+            raise Invalid(f"update.rate = {self.rate}: must be in [0, 1]; 1 is plain training")
+        if self.anchor not in ("device", "cpu"):
+            raise Invalid(f"update.anchor = {self.anchor!r}: must be 'device' or 'cpu'")
+        if self.rate == 0:
+            warnings.warn("update.rate = 0 undoes every window: nothing is learned", stacklevel=2)
+        self._anchor: list[torch.Tensor] | None = None
+        self._began = False
+        self._calls = 0  # of the inner update since the last meta-update
+
+    def __call__(self, learner: Learner, batch: Batch) -> Metrics:
+        if batch.phase < self.start or self.rate == 1:
+            return self.inner(learner, batch)
+        if not self._began:
+            self._began, self._anchor = True, self._copies(learner)
+        metrics = self.inner(learner, batch)
+        self._calls += 1
+        if self._calls < self.every and not (self.align and batch.ends_phase):
+            return metrics
+        self._calls = 0
+        return replace(metrics, meta_flops=metrics.meta_flops + self._meta_update(learner))
+
+    @torch.no_grad()
+    def _meta_update(self, learner: Learner) -> float:
+        """Interpolate in place, so that the optimizer goes on with the same tensors. FLOPs."""
+        assert self._anchor is not None
+        for weight, anchor in zip(learner.params, self._anchor, strict=True):
+            weight.copy_(torch.lerp(anchor.to(weight.device), weight, self.rate))
+            anchor.copy_(weight)
+        return 3.0 * sum(weight.numel() for weight in learner.params)
+
+    def _copies(self, learner: Learner) -> list[torch.Tensor]:
+        device = torch.device("cpu") if self.anchor == "cpu" else None
+        return [w.detach().to(device or w.device, copy=True) for w in learner.params]
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
+        """The anchors, one tensor for each parameter; of the right shape also before there is one,
+        so that a checkpoint can be loaded into them."""
+        inner = {f"inner.{name}": tensors for name, tensors in self.inner.state(learner).items()}
+        if self.rate == 1:
+            return inner
+        if self._anchor is None:
+            self._anchor = self._copies(learner)
+        return {"anchor": self._anchor, **inner}
+
+    def counters(self) -> dict[str, Any]:
+        return {"began": self._began, "calls": self._calls, "inner": self.inner.counters()}
+
+    def restore(self, counters: Mapping[str, Any]) -> None:
+        self._began, self._calls = bool(counters["began"]), int(counters["calls"])
+        self.inner.restore(counters["inner"])

@@ -1,0 +1,49 @@
+"""Parameter groups and the inner optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from treering import config
+
+Optimizer = torch.optim.AdamW | torch.optim.SGD
+
+
+def build(params: Sequence[nn.Parameter], wanted: config.Optimizer) -> Optimizer:
+    """Fused AdamW, or SGD without momentum. Weight decay is for matrices only.
+
+    AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into
+    it and a reset is a filling with zeros.
+    """
+    groups = [
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": wanted.decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if wanted.kind == "sgd":
+        return torch.optim.SGD(groups, lr=0.0)
+    betas = (wanted.betas[0], wanted.betas[1])
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=wanted.eps, fused=True)
+    for param in params:
+        optimizer.state[param] = {
+            "step": torch.zeros((), dtype=torch.float32, device=param.device),
+            "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
+            "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format),
+        }
+    return optimizer
+
+
+def state(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> dict[str, list[torch.Tensor]]:
+    """The optimizer's own tensors by name, one for each parameter; load into them in place."""
+    names = optimizer.state[params[0]] if params else {}
+    return {name: [optimizer.state[param][name] for param in params] for name in names}
+
+
+def reset(optimizer: Optimizer) -> None:
+    """Forget all moments and steps, as if the optimizer were new."""
+    for tensors in optimizer.state.values():
+        for tensor in tensors.values():
+            tensor.zero_()

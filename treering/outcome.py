@@ -1,0 +1,65 @@
+"""The model of a run as it stands: scored again, or exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from treering import build, checkpoint, config, model
+from treering.analysis import forgetting
+from treering.config import Invalid, Recipe
+from treering.evaluate import Score, score
+from treering.records import read
+from treering.report.card import card
+
+
+def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
+    """Held-out loss of every corpus of the recipe, for a run, a model folder or a hub id.
+
+    The same windows, precision and code as in a run, so a run's row 0 is met to the digit. Without
+    a recipe a run's own is taken.
+    """
+    folder = Path(source)
+    is_run = (folder / "records.jsonl").exists()
+    if recipe is None:
+        if not is_run:
+            raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
+        recipe = config.load(folder / "recipe.toml")
+    if not is_run:
+        recipe = build.begun_from(recipe, source)
+    data = build.data(recipe, cache)
+    found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
+    forward = build.forward(recipe, found)
+    return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
+
+
+def export(run: str, out: Path, cache: Path) -> int:
+    """Write the model of a run's newest sound checkpoint as a Hugging Face folder; its step."""
+    folder = Path(run)
+    if not (folder / "records.jsonl").exists():
+        raise Invalid(f"{run}: is no run folder (it has no records.jsonl)")
+    if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
+        raise Invalid(f"--out {out}: holds files but no model; name another folder")
+    recipe = config.load(folder / "recipe.toml")
+    data = build.data(recipe, cache)
+    found = of_run(folder, recipe, data)
+    text = card(config.to_toml(recipe), forgetting.summary(read(folder)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    model.export(found, data.tokenizer, out, card=text)
+    return _newest(folder)[1]
+
+
+def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:
+    """A run's model with the weights of its newest sound checkpoint."""
+    found = build.start(recipe, data)
+    weights = {f"weights/{name}": param.detach() for name, param in found.named_parameters()}
+    checkpoint.load(_newest(folder)[0], weights)
+    return found
+
+
+def _newest(folder: Path) -> tuple[Path, int]:
+    newest = checkpoint.newest(folder / "checkpoints")
+    if newest is None:
+        raise Invalid(f"{folder}: has no sound checkpoint yet; let `treering run` go on")
+    return newest[0], int(newest[1]["step"])

@@ -1,0 +1,279 @@
+"""Which samples come next: State -> Plan(refs, replayed, State after).
+
+Planning is integer arithmetic on the recipe and a small State, without I/O and without torch. It
+is pure: the State after a step is a value that travels with the step's batch, and a checkpoint
+saves that of the last *trained* batch, however far the reader ran ahead.
+
+The fresh samples of a corpus are taken in a keyed random order, each once per epoch; its position
+runs on through the whole run. The replay share is exact by error diffusion: step t of a phase
+replays floor((t + 1) x) - floor(t x) samples, x = share * samples per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil, floor, lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treering.batch import Refs, join
+from treering.protocols import Memory, MemoryState
+from treering.rng import key, permute
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A phase as the planner needs it: predicted tokens in samples, integer weights by corpus."""
+
+    samples: int
+    weights: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the plan stands between two steps.
+
+    positions: fresh samples taken of each corpus in the whole run; started: the positions when
+    the phase began. `memory` holds what was offered so far, `drawn` what may be drawn.
+    """
+
+    step: int
+    phase: int
+    phase_step: int
+    positions: tuple[int, ...]
+    started: tuple[int, ...]
+    memory: MemoryState
+    drawn: MemoryState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The samples of one step, fresh ones first, and the State after it."""
+
+    refs: Refs
+    replayed: NDArray[np.bool_]
+    step: int
+    phase: int
+    ends_phase: bool
+    after: State
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The rule that decides which samples each step of a run sees; the same on every rank.
+
+    sizes: samples of each corpus in its store; past: corpora seen before the run began; rows:
+    samples per step, without replay where `budget` is "batch"; over: replay from "all" that was
+    offered so far or only from what was before the current phase ("past").
+    """
+
+    seed: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    past: tuple[bool, ...]
+    stages: tuple[Stage, ...]
+    rows: int
+    share: Fraction
+    budget: str
+    memory: Memory
+    over: str
+
+    @property
+    def replays(self) -> Fraction:
+        """Samples to replay per step, on average."""
+        return self.rows * self.share / (1 - self.share if self.budget == "batch" else 1)
+
+    def start(self) -> State:
+        """The state before the first step."""
+        none = (0,) * len(self.names)
+        memory = self.memory.empty(self.seen(none), key(self.seed, "memory"))
+        return State(0, 0, 0, none, none, memory, memory)
+
+    def seen(self, positions: Sequence[int]) -> NDArray[np.int64]:
+        """Distinct samples of each corpus that were offered by these positions."""
+        each = zip(positions, self.sizes, self.past, strict=True)
+        return np.array([n if past else min(p, n) for p, n, past in each], np.int64)
+
+    def plan(self, state: State, steps: Sequence[int]) -> Plan:
+        """The next step. `steps` are the phases' lengths, as given by `lengths`."""
+        fresh, count, replay = self._split(state)
+        drawable = self.seen(state.positions if self.over == "all" else state.started)
+        parts = [self._sample(fresh, self._epochs(state, count))]
+        if replay:
+            at = key(self.seed, "replay", state.step)
+            drawn = self.memory.draw(state.drawn, drawable, replay + len(fresh), at)
+            drawn = self._sample(drawn, np.zeros(len(drawn), np.int64))
+            own = set(parts[0].pairs())
+            other = np.array([pair not in own for pair in drawn.pairs()], bool)
+            parts.append(drawn[other][:replay])
+            assert len(parts[1]) == replay, "the memory gave less than it holds"
+        chosen = join(*parts)
+        ends = state.phase_step + 1 == steps[state.phase]
+        after = self._after(state, fresh, count, ends)
+        replayed = np.arange(len(chosen)) >= len(fresh)
+        return Plan(chosen, replayed, state.step, state.phase, ends, after)
+
+    def _split(self, state: State) -> tuple[Refs, list[int], int]:
+        """The step's fresh places, their number by corpus, and how many samples it replays."""
+        x, t = self.replays, state.phase_step
+        replay = floor((t + 1) * x) - floor(t * x)
+        for wanted in (replay, 0):
+            count = self._allot(state, self.rows - (0 if self.budget == "batch" else wanted))
+            fresh = self._places(state, count)
+            if self._holds(state, fresh, wanted):
+                return fresh, count, wanted
+        raise AssertionError("a step without replay is always possible")
+
+    def _holds(self, state: State, fresh: Refs, replay: int) -> bool:
+        """Whether `replay` distinct samples can be drawn beside these fresh ones."""
+        if not replay:
+            return True
+        seen = self.seen(state.positions if self.over == "all" else state.started)
+        met = set(fresh[fresh.index < seen[fresh.source]].pairs())
+        return self.memory.held(int(seen.sum())) >= replay + len(met)
+
+    def _allot(self, state: State, fresh: int) -> list[int]:
+        """Fresh samples by corpus. Each corpus's j-th sample of the phase has a window of slots,
+        [j / w, (j + 1) / w); the earliest end among the open windows goes first, which keeps every
+        corpus less than one sample from its share (Baruah et al. 1996, proportionate fairness)."""
+        weights = self.stages[state.phase].weights
+        total = sum(weights)
+        each = zip(state.positions, state.started, strict=True)
+        given = [position - started for position, started in each]
+        count = [0] * len(weights)
+        if total in weights:  # one corpus alone
+            count[weights.index(total)] = fresh
+            return count
+        for slot in range(sum(given), sum(given) + fresh):
+            ends = [
+                (-(-(n + 1) * total // w), i)
+                for i, (n, w) in enumerate(zip(given, weights, strict=True))
+                if w and n * total // w <= slot
+            ]
+            _, chosen = min(ends)
+            given[chosen] += 1
+            count[chosen] += 1
+        return count
+
+    def _places(self, state: State, count: list[int]) -> Refs:
+        """The next `count` places of each corpus, in its current epochs."""
+        return join(
+            *(
+                Refs(np.full(c, i, np.int64), np.arange(p, p + c) % max(1, n))
+                for i, (c, p, n) in enumerate(zip(count, state.positions, self.sizes, strict=True))
+            )
+        )
+
+    def _epochs(self, state: State, count: list[int]) -> NDArray[np.int64]:
+        each = zip(count, state.positions, self.sizes, strict=True)
+        return np.concatenate([np.arange(p, p + c) // max(1, n) for c, p, n in each])
+
+    def _sample(self, places: Refs, epochs: NDArray[np.int64]) -> Refs:
+        """Places in an epoch's order -> samples in the stores."""
+        index = np.empty_like(places.index)
+        for source in np.unique(places.source).tolist():
+            for epoch in np.unique(epochs[places.source == source]).tolist():
+                rows = (places.source == source) & (epochs == epoch)
+                at = key(self.seed, "order", self.names[source], epoch)
+                index[rows] = permute(places.index[rows], self.sizes[source], at)
+        return Refs(places.source, index)
+
+    def _after(self, state: State, fresh: Refs, count: list[int], ends: bool) -> State:
+        positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))
+        seen = self.seen(state.positions)
+        new = fresh[self._epochs(state, count) == 0]
+        new = new[~np.array(self.past)[new.source]]
+        at = key(self.seed, "offer", state.step)
+        memory = self.memory.offer(state.memory, seen, new, at) if len(new) else state.memory
+        return State(
+            step=state.step + 1,
+            phase=state.phase + ends,
+            phase_step=0 if ends else state.phase_step + 1,
+            positions=positions,
+            started=positions if ends else state.started,
+            memory=memory,
+            drawn=memory if ends or self.over == "all" else state.drawn,
+        )
+
+    def lengths(self) -> tuple[int, ...]:
+        """Steps of each phase: as many as its tokens need, counting trained ones under "total",
+        fresh ones under "fresh" and "batch"."""
+        found: list[int] = []
+        state = self.start()
+        for phase, stage in enumerate(self.stages):
+            state = replace(state, phase=phase, phase_step=0, started=state.positions)
+            if self.budget == "fresh":
+                steps, fresh = self._fresh_steps(state, stage.samples)
+            else:
+                steps = ceil(Fraction(stage.samples, self.rows))
+                fresh = steps * self.rows - (self.budget == "total") * floor(steps * self.replays)
+            found.append(steps)
+            state = replace(state, positions=self._advanced(state, fresh))
+        return tuple(found)
+
+    def _fresh_steps(self, state: State, samples: int) -> tuple[int, int]:
+        """Steps until `samples` fresh ones were seen, and how many were. Steps are counted one by
+        one while the memory is too small to replay for certain, the rest by division."""
+        t = fresh = 0
+        x, begun = self.replays, state.positions
+        while fresh < samples:
+            seen = self.seen(state.positions if self.over == "all" else begun)
+            held = self.memory.held(int(seen.sum()))
+            if held >= ceil(x) + self.rows:  # from here on every step replays
+
+                def after(rest: int) -> int:
+                    return fresh + rest * self.rows - floor((t + rest) * x) + floor(t * x)
+
+                rest = max(0, floor((samples - fresh - 1) / (self.rows - x)))
+                while after(rest) < samples:
+                    rest += 1
+                return t + rest, after(rest)
+            if held == 0 and self.over == "past":
+                rest = ceil(Fraction(samples - fresh, self.rows))
+                return t + rest, fresh + rest * self.rows
+            _, count, _ = self._split(replace(state, phase_step=t))
+            t, fresh = t + 1, fresh + sum(count)
+            positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))
+            state = replace(state, positions=positions)
+        return t, fresh
+
+    def _advanced(self, state: State, fresh: int) -> tuple[int, ...]:
+        """The positions after `fresh` more samples, to within one sample by corpus."""
+        weights = self.stages[state.phase].weights
+        each = zip(state.started, weights, strict=True)
+        return tuple(p + fresh * w // sum(weights) for p, w in each)
+
+
+def integer_weights(shares: Sequence[Fraction]) -> tuple[int, ...]:
+    """The smallest integers in the proportions of the shares."""
+    scale = lcm(*(share.denominator for share in shares))
+    return tuple(int(share * scale) for share in shares)
+
+
+def save(state: State) -> tuple[Mapping[str, Any], Mapping[str, NDArray[np.int64]]]:
+    """A State as plain numbers and named arrays."""
+    numbers = {name: getattr(state, name) for name in ("step", "phase", "phase_step")}
+    numbers |= {"positions": list(state.positions), "started": list(state.started)}
+    both = {"memory": state.memory, "drawn": state.drawn}
+    return numbers, {f"{a}.{b}": array for a, arrays in both.items() for b, array in arrays.items()}
+
+
+def restore(numbers: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]]) -> State:
+    """The State that `save` took apart."""
+
+    def named(part: str) -> MemoryState:
+        return {n.split(".")[1]: a for n, a in arrays.items() if n.startswith(part + ".")}
+
+    return State(
+        numbers["step"],
+        numbers["phase"],
+        numbers["phase_step"],
+        tuple(numbers["positions"]),
+        tuple(numbers["started"]),
+        named("memory"),
+        named("drawn"),
+    )

@@ -1,0 +1,209 @@
+"""Text to stores.
+
+    inputs -> documents -> training or validation -> ids, on every core -> writers -> both stores
+
+One sequence per document, in the order of the input whatever the number of workers, closed by the
+end of text. Broken off by anything, it leaves nothing that opens as a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from treering import text as texts
+from treering import tokenizer as tokenizers
+from treering.config import Invalid
+from treering.encode import Document, Encoding, cores, encode
+from treering.formats import Tally
+from treering.store import is_store
+from treering.writer import Writer, commit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SMALL = 4_000_000  # bytes of input that are not worth a second process
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prepare: what goes to validation (a share of the documents, or a path), and more."""
+
+    validation: float | str | None = None
+    field: str = "text"
+    workers: int = 0  # 0: every core
+    skip_bad: bool = False
+    bos: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
+            raise Invalid(f"validation = {self.validation}: a share lies between 0 and 1")
+        if self.workers < 0:
+            raise Invalid(f"workers = {self.workers}: give a number, or 0 for every core")
+
+
+DEFAULT = Options()
+
+
+@dataclass
+class Part:
+    """One of the stores being written, and what its sidecar will say of the text."""
+
+    writer: Writer
+    tally: Tally
+    bytes: int = 0
+    input: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def add(self, text: str, ids: NDArray[np.int32]) -> None:
+        """One document."""
+        data = text.encode()
+        self.bytes += len(data)
+        self.input.update(len(data).to_bytes(8, "little") + data)
+        self.writer.add(ids)
+
+    def facts(self) -> dict[str, object]:
+        """What the sidecar says of the text."""
+        digest, skipped = self.input.hexdigest(), self.tally.skipped
+        return {"bytes": self.bytes, "input": digest, "skipped": skipped}
+
+
+def prepare(
+    inputs: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    out: str,
+    options: Options = DEFAULT,
+) -> list[str]:
+    """Writes the store `out`, and `out-validation` if validation is asked for; their prefixes."""
+    size = _size([*inputs, *([options.validation] if isinstance(options.validation, str) else [])])
+    encoding = _encoding(tokenizer, options)
+    shared = {
+        "tokenizer": tokenizers.fingerprint(tokenizer),
+        "end_of_text": tokenizers.end_of_text(tokenizer),
+    }
+    workers = 1 if size is not None and size < SMALL else options.workers or cores()
+    prefixes = [out] if options.validation is None else [out, f"{out}-validation"]
+    parts: list[Part] = []
+    try:
+        for prefix in prefixes:
+            parts.append(Part(Writer(prefix, tokenizers.size(tokenizer)), Tally()))
+        with (
+            Bar(parts, size, options.quiet) as bar,
+            closing(encode(_routed(inputs, options, parts), encoding, workers)) as encoded,
+        ):
+            for number, text, ids in encoded:
+                parts[number].add(text, ids)
+                bar.update()
+        _check(parts)
+        commit({part.writer: {**shared, **part.facts()} for part in parts})
+        bar.report()
+    except BaseException as error:
+        for part in parts:
+            part.writer.discard()
+        if isinstance(error, OSError):
+            raise Invalid(f"{out}: cannot be written ({error.strerror}); name another") from error
+        raise
+    return prefixes
+
+
+def _size(inputs: Sequence[str]) -> int | None:
+    """Bytes of all input files; None where one is of the hub. Checks that all are there."""
+    for path in inputs:
+        if is_store(path):
+            raise Invalid(f"{path}: a store already; name the text, or use the store as it is")
+    if any(path.startswith(texts.HUB) for path in inputs):
+        return None
+    return sum(file.stat().st_size for path in inputs for file in texts.files(path))
+
+
+def _encoding(tokenizer: PreTrainedTokenizerBase, options: Options) -> Encoding:
+    before: tuple[int, ...] = ()
+    if options.bos:
+        if tokenizer.bos_token_id is None:
+            raise Invalid(
+                f"--bos: tokenizer {tokenizer.name_or_path} has no bos_token; leave it out"
+            )
+        before = (int(tokenizer.bos_token_id),)
+    backend = tokenizers.plain_backend(tokenizer)
+    return Encoding(backend.to_str(), before, (tokenizers.end_of_text(tokenizer),))
+
+
+def _routed(inputs: Sequence[str], options: Options, parts: list[Part]) -> Iterator[Document]:
+    """Each document with the number of its part: 0 training, 1 validation."""
+    named = [options.validation] if isinstance(options.validation, str) else []
+    share = 0.0 if named or options.validation is None else float(options.validation)
+    for path in inputs:
+        for text in _documents(path, options, parts[0].tally):
+            yield int(texts.in_validation(text, share)), text
+    for path in named:
+        for text in _documents(path, options, parts[1].tally):
+            yield 1, text
+
+
+def _documents(path: str, options: Options, tally: Tally) -> Iterator[str]:
+    return texts.documents(path, field=options.field, skip_bad=options.skip_bad, tally=tally)
+
+
+def _check(parts: list[Part]) -> None:
+    for part in parts:
+        if not part.writer.documents:
+            why = "no document fell to it" if len(parts) > 1 else "the input has no document"
+            raise Invalid(f"{part.writer.prefix}: {why}; give more text or another --validation")
+
+
+class Bar:
+    """The progress bar on the standard error: documents, tokens/s, time left; or silence."""
+
+    def __init__(self, parts: list[Part], size: int | None, quiet: bool) -> None:
+        self._parts, self._quiet, self._updates = parts, quiet, 0
+        self._progress = Progress(
+            TextColumn("preparing"),
+            BarColumn(),
+            TextColumn("{task.fields[documents]:,} documents"),
+            TextColumn("{task.fields[rate]:,.0f} tokens/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+        self._task = self._progress.add_task("", total=size, documents=0, rate=0.0)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._show()
+        self._progress.stop()
+
+    def update(self) -> None:
+        """After each document; the screen is touched only every 256."""
+        self._updates += 1
+        if self._updates % 256 == 0:
+            self._show()
+
+    def report(self) -> None:
+        """One line for each store, at the end."""
+        for part in self._parts if not self._quiet else []:
+            writer, tally = part.writer, part.tally
+            line = f"{writer.prefix}: {writer.documents:,} documents, {writer.tokens:,} tokens"
+            if tally.skipped:
+                line += f"; {tally.skipped:,} bad lines skipped, the first {tally.first}"
+            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _show(self) -> None:
+        elapsed = self._progress.tasks[self._task].elapsed or 0.0
+        tokens = sum(part.writer.tokens for part in self._parts)
+        self._progress.update(
+            self._task,
+            completed=sum(part.tally.consumed for part in self._parts),
+            documents=sum(part.writer.documents for part in self._parts),
+            rate=tokens / elapsed if elapsed else 0.0,
+        )

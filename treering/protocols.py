@@ -1,0 +1,104 @@
+"""The seams: everything a method may be, on one page.
+
+    needs only tokens                -> Objective
+    decides what is seen again       -> Memory
+    must see, repeat or undo a step  -> Update
+    sets the rate                    -> Schedule
+
+Mixtures that observe, penalties and surgeries get their protocols with the first method that
+needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treering.batch import Batch, Refs
+
+if TYPE_CHECKING:
+    import torch
+
+Schedule = Callable[[int], float]
+"""The rate at a step of the run, counted from 0. Pure; never saved."""
+
+MemoryState = Mapping[str, NDArray[np.int64]]
+"""A memory's contents as a value: arrays whose shapes never change, so that they checkpoint."""
+
+
+class Memory(Protocol):
+    """What a run may see again. A pure rule: its contents are `seen` and the value `MemoryState`.
+
+    `seen` int64[k] counts the distinct samples of each corpus offered so far. Samples are named
+    by Refs whose index is the sample's place in its corpus's first epoch, so a corpus's seen
+    samples are the places [0, seen); the stream turns places into samples. `at` is a random key.
+    """
+
+    def held(self, seen: int) -> int:
+        """How many distinct samples can be drawn after `seen` were offered."""
+
+    def empty(self, seen: NDArray[np.int64], at: int) -> MemoryState:
+        """The state before training: `seen` are the corpora that count as seen from the start."""
+
+    def offer(
+        self, state: MemoryState, seen: NDArray[np.int64], fresh: Refs, at: int
+    ) -> MemoryState:
+        """The state after samples that were never offered before; `seen` is without them."""
+
+    def draw(self, state: MemoryState, seen: NDArray[np.int64], count: int, at: int) -> Refs:
+        """min(count, held) distinct samples in random order; any prefix is as fair a draw."""
+
+
+class Objective(Protocol):
+    """Per-sample losses, computed inside the forward of the one root module."""
+
+    def __call__(self, model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens int64[n, length + 1] -> mean loss of each row in nats/token, float32[n]."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a step did: tensors until somebody prints them, so that no step waits for its device.
+
+    Losses are means over rows in nats/token; NaN where there was no such row. FLOPs by purpose.
+    """
+
+    loss: torch.Tensor
+    fresh_loss: torch.Tensor
+    replayed_loss: torch.Tensor
+    grad_norm: torch.Tensor
+    training_flops: float
+    meta_flops: float = 0.0
+
+
+class Learner(Protocol):
+    """A model and its two verbs. `params` are the fp32 weights that the optimizer owns."""
+
+    @property
+    def params(self) -> Sequence[torch.Tensor]: ...
+
+    def backward(self, batch: Batch) -> Metrics:
+        """Add the gradient of the batch's mean loss; grad_norm is still NaN."""
+
+    def apply(self) -> torch.Tensor:
+        """Clip, let the optimizer step, clear the gradients; the norm before clipping."""
+
+
+class Update(Protocol):
+    """How a batch is learned from; an update wraps an update.
+
+    `state` names its tensors for the checkpoint, one for each parameter; they are loaded in
+    place. `counters` are its numbers; they are given back to `restore`.
+    """
+
+    def __call__(self, learner: Learner, batch: Batch) -> Metrics: ...
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]: ...
+
+    def counters(self) -> dict[str, Any]: ...
+
+    def restore(self, counters: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,156 @@
+"""A run's verdict as text: the corpus x time matrix and its metrics, on screen or as Markdown.
+
+    after   step     tokens              en              fr
+    base       0          0           9.012           9.010
+    en       300  1,228,800   *4.103 -4.909    6.882 -2.128
+    fr       600  2,457,600    6.498 +2.395   *3.911 -2.971
+
+A score's change is against the corpus's best until then; `*` marks the best of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Summary = Mapping[str, Any]  # what analysis.forgetting.summary returns, or summary.json holds
+
+METRICS = {
+    "retained": "after the last phase",
+    "learned": "when each was learned",
+    "forgetting": "> 0 forgot",
+    "bwt": "backward transfer, < 0 forgot",
+    "fwt": "forward transfer, > 0 earlier phases helped",
+}
+NONE = "-"
+LEGEND = "* best of all; signed: against the best until then"
+
+
+def show(summary: Summary, console: Console, *, metric: str = "loss") -> None:
+    """Print the matrix, a line for each metric, and what the run spent.
+
+    metric: "loss" or "bits_per_byte".
+    """
+    wide = console.options.update(max_width=10_000)
+    table = _table(summary, metric)
+    if console.measure(table, options=wide).maximum > console.width:
+        table = _table(summary, metric, gap="\n")
+    table.width = console.measure(table, options=wide).maximum  # a cut-off figure is a wrong one
+    judged = summary[metric]
+    for line in (_title(judged), LEGEND):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(table, crop=False)
+    for line in [*_metric_lines(judged), "", *_cost_lines(summary)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def markdown(summary: Summary, *, metric: str = "loss") -> str:
+    """The matrix as a Markdown table, with the metrics' means in a line below it."""
+    corpora, judged = summary["corpora"], summary[metric]
+    lines = [
+        "| "
+        + " | ".join(["after", "step", "tokens", *(_escaped(name) for name in corpora)])
+        + " |",
+        "|" + "|".join(["---", *["---:"] * (2 + len(corpora))]) + "|",
+    ]
+    for row, cells in zip(summary["rows"], _cells(summary, metric), strict=True):
+        marked = [cell.replace("*", "\\*").strip() for cell in cells]
+        names = [_escaped(row["label"]), str(row["step"]), _count(row["tokens"])]
+        lines.append("| " + " | ".join([*names, *marked]) + " |")
+    means = ", ".join(
+        f"{name} {_number(judged['metrics'][name]['value'], signed=_is_difference(name))}"
+        for name in METRICS
+    )
+    note = f"{_title(judged)}; {LEGEND}.".replace("*", "\\*")
+    return "\n".join([*lines, "", note, f"Means: {means}.", ""])
+
+
+def _table(summary: Summary, metric: str, gap: str = " ") -> Table:
+    """The matrix; `gap` parts a score from its change."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("after", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    for corpus in summary["corpora"]:
+        table.add_column(Text(corpus), justify="right", no_wrap=True)
+    for row, cells in zip(summary["rows"], _cells(summary, metric, gap), strict=True):
+        names = (row["label"], str(row["step"]), _count(row["tokens"]))
+        table.add_row(*(Text(name) for name in names), *(Text(cell) for cell in cells))
+    return table
+
+
+def _title(judged: Summary) -> str:
+    kind = "loss" if judged["unit"] == "nats/token" else "score"
+    return f"held-out {kind}, {judged['unit']} ({judged['direction']} is better)"
+
+
+def _cells(summary: Summary, metric: str, gap: str = " ") -> list[list[str]]:
+    """The scores as text, row by row: mark of the best, score, change against the best so far."""
+    values, higher = summary[metric]["values"], summary[metric]["direction"] == "higher"
+    best = max if higher else min
+    columns = []
+    for at in range(len(summary["corpora"])):
+        column = [row[at] for row in values]
+        cells = []
+        for row, value in enumerate(column):
+            before = [score for score in column[:row] if score is not None]
+            known = [score for score in column if score is not None]
+            mark = "*" if value is not None and value == best(known) else " "
+            change = ""
+            if value is not None and before:
+                change = gap + _number(value - best(before), signed=True)
+            cells.append(f"{mark}{_number(value)}{change}")
+        columns.append(cells)
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _metric_lines(judged: Summary) -> list[str]:
+    lines = []
+    for name, meaning in METRICS.items():
+        metric = judged["metrics"][name]
+        signed = _is_difference(name)
+        if metric["value"] is None:
+            lines.append(f"{name:<11}{NONE:>8}  {metric['reason']}")
+            continue
+        each = "  ".join(
+            f"{corpus} {_number(value, signed=signed)}"
+            for corpus, value in metric["per_corpus"].items()
+        )
+        lines.append(f"{name:<11}{_number(metric['value'], signed=signed):>8}  {each}  ({meaning})")
+    return lines
+
+
+def _cost_lines(summary: Summary) -> list[str]:
+    asked, achieved = summary["asked_share"], summary["replayed_share"]
+    flops, seconds = summary["flops"], summary["seconds"]
+    share = NONE if achieved is None else f"{achieved:.2%}"
+    return [
+        f"replayed   {share} of the tokens (asked {asked:.2%})",
+        f"tokens     {_count(summary['tokens'])} ({_count(summary['fresh_tokens'])} fresh)",
+        f"FLOPs      {NONE if flops is None else f'{flops:.3g}'}",
+        f"seconds    {NONE if seconds is None else f'{seconds:,.0f}'}",
+        f"end        {summary['end'] or 'not reached'}",
+    ]
+
+
+def _is_difference(metric: str) -> bool:
+    return metric not in ("retained", "learned")
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return NONE
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _count(tokens: int | None) -> str:
+    return NONE if tokens is None else f"{tokens:,}"
+
+
+def _escaped(name: str) -> str:
+    return name.replace("|", "\\|")

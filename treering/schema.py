@@ -1,0 +1,108 @@
+"""Strict tables: a dataclass is the schema, a TOML table is its constructor call."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+Table = dict[str, Any]
+T = TypeVar("T")
+
+
+class Invalid(ValueError):
+    """Bad input from a user: one line that names the key, the value and the remedy. Exit code 2."""
+
+
+def read(kind: type[T], table: object, where: str) -> T:
+    """Call a dataclass with a TOML table; `where` is the table's dotted name."""
+    if not isinstance(table, dict):
+        raise Invalid(f"{where.rstrip('.')} = {table!r} is not a table; write it as [{where[:-1]}]")
+    hints = typing.get_type_hints(kind)
+    names = {f.name.rstrip("_"): f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name in table:
+        if name not in names:
+            raise Invalid(f"{where}{name} = {table[name]!r}: unknown key{near(name, list(names))}")
+    values = {
+        names[name].name: _value(hints[names[name].name], value, where + name)
+        for name, value in table.items()
+    }
+    for name, item in names.items():
+        missing = dataclasses.MISSING
+        required = item.default is missing and item.default_factory is missing
+        if required and name not in table:
+            raise Invalid(f"{where}{name} is missing: add it to the recipe")
+    return kind(**values)
+
+
+def near(name: str, names: list[str]) -> str:
+    """The remedy for a misspelt name: the nearest known one, or all."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(names))}"
+
+
+def values(recipe: object) -> Table:
+    """The recipe as a plain table, without keys that are None; writes back as TOML."""
+    table: Table = {}
+    for item in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        value = _plain(getattr(recipe, item.name))
+        if value is not None:
+            table[item.name.rstrip("_")] = value
+    return table
+
+
+def differences(old: Table, new: Table, where: str = "") -> list[str]:
+    """What two tables of values disagree on, one "key: old -> new" each."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{where}{name}.")
+        elif a != b:
+            found.append(f"{where}{name}: {a!r} -> {b!r}")
+    return found
+
+
+def _value(hint: Any, value: object, where: str) -> Any:
+    """`value` as the annotated type, or Invalid."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in inner:
+            if option is not types.NoneType and _fits(option, value):
+                return _value(option, value, where)
+        wanted = " or ".join(option.__name__ for option in inner if option is not types.NoneType)
+        _refuse(value, where, wanted)
+    if getattr(hint, "_is_protocol", False):
+        return value  # a method that build.py has constructed
+    if hint == Table:
+        return dict(value) if isinstance(value, dict) else _refuse(value, where, "a table")
+    if origin is dict and isinstance(value, dict):
+        return {name: _value(inner[1], item, f"{where}.{name}") for name, item in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return read(hint, value, where + ".")  # type: ignore[arg-type]
+    if origin is None and _fits(hint, value):
+        return float(value) if hint is float else value  # type: ignore[arg-type]
+    names = {dict: "a table", tuple: "a list"}
+    _refuse(value, where, names.get(origin) or getattr(hint, "__name__", str(hint)))
+
+
+def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
+    raise Invalid(f"{where} = {value!r}: must be {wanted}")
+
+
+def _fits(kind: type, value: object) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return values(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

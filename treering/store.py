@@ -1,0 +1,250 @@
+"""Immutable token stores, read by position and bounds-checked.
+
+A store is one row of tokens, `X.bin`, with Megatron's index beside it, `X.idx` (MMIDIDX): Megatron,
+GPT-NeoX and datatrove open ours and we open theirs. Our sidecar, `X.json`, says what a foreign
+store leaves open: the tokenizer, the bytes of text, what the tokens must hash to.
+
+    X.idx   magic 9 bytes, version u64, type u8, sequences u64, documents + 1 u64,
+            lengths i32[sequences], byte offsets i64[sequences], document starts i64[documents + 1]
+
+Reading never maps memory: a map of a file that shrinks kills the process without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import warnings
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treering.config import Invalid
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQQ")
+CODES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}  # 6 and 7 are floats
+VERSION = 1  # of the sidecar
+CHUNK = 1 << 20
+
+
+class File:
+    """A file read by position; a read that comes back short is the user's to mend, not a crash."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._number = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise Invalid(
+                f"{path}: cannot be opened ({error.strerror}); correct the path"
+            ) from error
+        self.path, self.size = path, os.fstat(self._number).st_size
+        self.mtime_ns = os.fstat(self._number).st_mtime_ns
+        self.close = weakref.finalize(self, os.close, self._number)  # once, whoever calls it
+
+    def read(self, at: int, size: int) -> bytes:
+        """Exactly `size` bytes from the position `at`."""
+        try:
+            data = os.pread(self._number, size, at)
+        except OSError as error:
+            raise Invalid(f"{self.path}: cannot be read ({error.strerror}); restore it") from error
+        if len(data) != size:
+            raise Invalid(f"{self.path}: ends too early; restore it or prepare it anew")
+        return data
+
+    def sha256(self) -> str:
+        """The digest of all its bytes."""
+        digest = hashlib.sha256()
+        for at in range(0, self.size, CHUNK):
+            digest.update(self.read(at, min(CHUNK, self.size - at)))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """Tokens that never change: sample i is tokens [i * length, i * length + length], inclusive.
+
+    Neighbouring samples share one token, so that each sample is `length` predictions. `documents`
+    and `bytes` (of UTF-8 text) and `tokenizer` (a fingerprint) are None where nobody wrote them
+    down; `digest` names the contents.
+    """
+
+    path: str
+    tokens: int
+    digest: str
+    documents: int | None
+    bytes: int | None
+    tokenizer: str | None
+    _file: File
+    _dtype: np.dtype[np.generic]
+    _start: int  # bytes before the first token
+
+    def samples(self, length: int) -> int:
+        """How many whole samples there are; an incomplete last one is none."""
+        return max(0, (self.tokens - 1) // length)
+
+    def read(self, index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """The samples named by `index`: int64[n, length + 1]."""
+        n = self.samples(length)
+        assert index.size == 0 or (index.min() >= 0 and index.max() < n), "sample outside the store"
+        width = self._dtype.itemsize
+        rows = [
+            self._file.read(self._start + i * length * width, (length + 1) * width)
+            for i in index.tolist()
+        ]
+        tokens = np.frombuffer(b"".join(rows), self._dtype).astype(np.int64)
+        if self._dtype.kind == "i" and tokens.size and tokens.min() < 0:
+            raise Invalid(f"{self._file.path}: holds negative tokens; prepare it anew")
+        return tokens.reshape(len(index), length + 1)
+
+    def close(self) -> None:
+        """Gives the file back; a second call does nothing."""
+        self._file.close()
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether the path names a store rather than text."""
+    if Path(f"{path}.idx").is_file():
+        return True
+    return Path(path).suffix in (".bin", ".idx", ".npy") and Path(path).is_file()
+
+
+def open_store(path: str | Path, *, vocabulary: int | None = None) -> Store:
+    """Opens the prefix `X` of X.bin and X.idx, either of the two, or a flat file of tokens.
+
+    A flat file is a `.npy` of integers, or a `.bin` without an index: uint16 if the vocabulary is
+    unknown or at most 65,536, else uint32. Foreign stores open with a warning.
+    """
+    name = str(path)
+    if name.endswith(".npy"):
+        return _numpy(File(Path(name)))
+    prefix = name.removesuffix(".bin").removesuffix(".idx")
+    if name.endswith(".bin") and not Path(f"{prefix}.idx").exists():
+        return _flat(File(Path(name)), prefix, vocabulary)
+    index, tokens = File(Path(f"{prefix}.idx")), File(Path(f"{prefix}.bin"))
+    dtype, count, documents = _parse(index)
+    if count * dtype.itemsize != tokens.size:
+        raise Invalid(
+            f"{tokens.path}: holds {tokens.size:,} bytes where its index says "
+            f"{count * dtype.itemsize:,} (truncated?); restore both files or prepare them anew"
+        )
+    facts = _sidecar(Path(f"{prefix}.json"))
+    if facts is None:
+        return _foreign(tokens, dtype, documents=documents, index=index.sha256())
+    try:
+        _verify(facts, tokens, index)
+        digest, text = str(facts["bin"]["sha256"]), int(facts["bytes"])
+        fingerprint = str(facts["tokenizer"])
+    except Invalid:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Invalid(f"{prefix}.json: damaged; restore it or prepare the store anew") from error
+    path = str(tokens.path)
+    return Store(path, count, digest, documents, text, fingerprint, tokens, dtype, 0)
+
+
+def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
+    """Type, tokens and documents of an index; nothing is allocated by what it claims."""
+    remedy = "restore it or prepare the store anew"
+    magic, version, code, sequences, starts = HEADER.unpack(index.read(0, HEADER.size))
+    if magic != MAGIC or version != 1:
+        raise Invalid(f"{index.path}: not a Megatron index (MMIDIDX version 1); {remedy}")
+    if code not in CODES:
+        raise Invalid(f"{index.path}: type {code} is no integer; token stores hold integers")
+    size = HEADER.size + 12 * sequences + 8 * starts
+    if starts < 1 or index.size not in (size, size + sequences):  # modes i8[sequences] may follow
+        raise Invalid(f"{index.path}: its size does not fit its counts (truncated?); {remedy}")
+    tokens = 0
+    for first in range(0, sequences, CHUNK):
+        some = index.read(HEADER.size + 4 * first, 4 * min(CHUNK, sequences - first))
+        lengths = np.frombuffer(some, "<i4")
+        if lengths.min() < 0:
+            raise Invalid(f"{index.path}: a length is negative; {remedy}")
+        tokens += int(lengths.sum(dtype=np.int64))
+    if tokens == 0:
+        raise Invalid(f"{index.path}: the store holds no tokens; {remedy}")
+    return np.dtype(CODES[code]), tokens, starts - 1
+
+
+def _sidecar(path: Path) -> dict[str, Any] | None:
+    """The facts of our own sidecar; None if there is none, or a file that is not one of ours."""
+    try:
+        with open(path, "rb") as file:
+            if b'"treering_store"' not in file.read(64):
+                return None
+        facts: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Invalid(f"{path}: damaged; restore it or prepare the store anew") from error
+    return facts
+
+
+def _verify(facts: dict[str, Any], tokens: File, index: File) -> None:
+    """Whether the files are those that the sidecar was written for.
+
+    The index is hashed at each opening, the tokens only where their time of change differs.
+    """
+    remedy = "restore it or prepare the store anew"
+    if facts["treering_store"] != VERSION:
+        raise Invalid(f"{tokens.path}: made by another version of treering; prepare it anew")
+    if tokens.size != facts["bin"]["bytes"]:
+        raise Invalid(f"{tokens.path}: its size is not what was prepared; {remedy}")
+    if index.sha256() != facts["idx"]["sha256"]:
+        raise Invalid(f"{index.path}: was changed after it was prepared; {remedy}")
+    unchanged = tokens.mtime_ns == facts["bin"]["mtime_ns"]
+    if not unchanged and tokens.sha256() != facts["bin"]["sha256"]:
+        raise Invalid(f"{tokens.path}: was changed after it was prepared; {remedy}")
+
+
+def _flat(file: File, prefix: str, vocabulary: int | None) -> Store:
+    """A `.bin` that has no index."""
+    if _sidecar(Path(f"{prefix}.json")) is not None:
+        raise Invalid(f"{prefix}.idx: missing, the store is unfinished; prepare it anew")
+    dtype = np.dtype("<u2" if vocabulary is None or vocabulary <= 65_536 else "<u4")
+    if file.size % dtype.itemsize:
+        raise Invalid(f"{file.path}: not a whole number of {dtype.name} tokens; restore it")
+    return _foreign(file, dtype)
+
+
+def _numpy(file: File) -> Store:
+    """A `.npy` of integers; the map is only how numpy tells us where they start."""
+    try:
+        array = np.load(file.path, mmap_mode="r", allow_pickle=False)
+        dtype, shape, start = array.dtype, array.shape, int(array.offset)
+    except Exception as error:  # numpy's parser of headers fails in many ways
+        raise Invalid(f"{file.path}: not a readable .npy file; write it anew") from error
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise Invalid(f"{file.path}: {dtype.name}{list(shape)} is not one row of integers")
+    if start + shape[0] * dtype.itemsize != file.size:
+        raise Invalid(f"{file.path}: its size does not fit its header; write it anew")
+    return _foreign(file, dtype, start=start)
+
+
+def _foreign(
+    file: File,
+    dtype: np.dtype[np.generic],
+    *,
+    documents: int | None = None,
+    index: str = "",
+    start: int = 0,
+) -> Store:
+    """A store that nobody described; its digest covers the index, the size, and both ends."""
+    if file.size <= start:
+        raise Invalid(f"{file.path}: the store holds no tokens; prepare it anew")
+    warnings.warn(
+        f"{file.path}: a store without a sidecar, so its tokenizer is unverified and its bytes "
+        "of text unknown; `treering prepare` writes one",
+        stacklevel=3,
+    )
+    head = file.read(0, min(CHUNK, file.size))
+    tail = file.read(max(0, file.size - CHUNK), min(CHUNK, file.size))
+    digest = hashlib.sha256(f"{index} {file.size} ".encode() + head + tail).hexdigest()
+    path, count = str(file.path), (file.size - start) // dtype.itemsize
+    return Store(path, count, digest, documents, None, None, file, dtype, start)

@@ -1,0 +1,220 @@
+"""A whole run: assemble the parts, walk the phases, keep the records. Start reading here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from treering import build, cache, checkpoint, config, folder, machine, model, plan, records
+from treering.analysis import forgetting
+from treering.config import Recipe, Table
+from treering.evaluate import score
+from treering.interruption import interruption
+from treering.journal import Journal
+from treering.ledger import Ledger
+from treering.loop import Trained, train
+from treering.report import card
+from treering.report.live import Live, Progress
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    fresh: bool = False,
+    cache_folder: str | None = None,
+    console: Console | None = None,
+) -> Table:
+    """Train a recipe in the folder `out`, or go on where its last sound checkpoint is; returns
+    the summary. `fresh` sets an older folder aside and begins anew.
+
+    Raises Invalid for bad input before anything is written, KeyboardInterrupt after Ctrl-C, when
+    all is saved, and OSError where the disk is full.
+    """
+    out, live = Path(out), Live(console or Console(stderr=True))
+    with folder.locked(out) as existed:
+        data = build.data(recipe, cache.cache_folder(cache_folder))
+        if not fresh:
+            folder.compare(out, data.identity)
+            if folder.finished(out):
+                live.say(f"{out} is finished: its summary is in {out / 'summary.json'}")
+                summary: Table = json.loads((out / "summary.json").read_text())
+                return summary
+        parts = build.parts(recipe, data)
+        if fresh and out.exists():
+            live.say(f"the old folder is kept as {folder.set_aside(out)}")
+        out.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if existed and not fresh else folder.locked(out), live:
+            return Run(recipe, data, parts, out, live).walk()
+
+
+class Run:
+    """One sitting of a run: what it holds is resumed from the newest sound checkpoint."""
+
+    def __init__(
+        self, recipe: Recipe, data: build.Data, parts: build.Parts, out: Path, live: Live
+    ) -> None:
+        self.recipe, self.data, self.parts, self.out, self.live = recipe, data, parts, out, live
+        self.ledger = Ledger()
+        self.state = data.planner.start()
+        self.earlier = 0.0  # seconds of earlier sittings
+        self.began = time.monotonic()
+        found = checkpoint.newest(out / "checkpoints")
+        if found:
+            self._restore(*found)
+        records.cut(out / "records.jsonl", self.state.step if found else -1)
+        self.journal = Journal(out / "records.jsonl", [phase.name for phase in recipe.phases])
+
+    def walk(self) -> Table:
+        """Train to the end, and sum up. An interruption is heard between two steps."""
+        (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
+        with interruption() as interrupted:
+            try:
+                self.journal.write("header", self._header())
+                if self.state.step == 0:
+                    self._score("base")
+                self._train(interrupted)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                return self._finish()
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt)
+                self._end("interrupted" if stopped else "failed")
+                raise
+
+    def _train(self, interrupted: threading.Event) -> None:
+        parts, mark = self.parts, time.monotonic()
+        batches = parts.stream.batches(self.state)
+        for done in train(parts.learner, parts.update, batches, parts.rules):
+            before, self.state = self.ledger.tokens, done.after
+            self._charge(done)
+            self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())
+            phase = self.recipe.phases[done.batch.phase].name
+            if done.batch.ends_phase or self._due(before, self.recipe.evaluate.every_tokens):
+                self._score(phase)
+            every = self.recipe.checkpoint.every_tokens
+            if done.batch.ends_phase or interrupted.is_set() or self._due(before, every):
+                self._save()
+            if self.live.wants():
+                self._show(phase)
+            if interrupted.is_set():
+                return
+            mark = time.monotonic()
+
+    def _charge(self, done: Trained) -> None:
+        length, replayed = self.recipe.length, int(done.batch.replayed.sum())
+        self.ledger = self.ledger.step(
+            fresh=(len(done.batch) - replayed) * length,
+            replayed=replayed * length,
+            training=done.metrics.training_flops,
+            meta=done.metrics.meta_flops,
+        )
+
+    def _due(self, before: int, every: int | None) -> bool:
+        return every is not None and self.ledger.tokens // every > before // every
+
+    def _seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.began
+
+    def _show(self, phase: str) -> None:
+        loss, speed = self.journal.flush()
+        steps, rows = sum(self.data.steps), self.recipe.rows * self.recipe.length
+        left = (steps - self.state.step) * rows / max(speed, 1e-9)
+        self.live.show(Progress(phase, self.state.step, steps, loss, speed, left))
+
+    def _score(self, phase: str) -> None:
+        losses = {}
+        for text in self.parts.held_out:
+            found = score(self.parts.learner.forward, text)
+            losses[text.corpus] = found.loss
+            place = {"step": self.state.step, "phase": phase, "corpus": text.corpus}
+            self.journal.write("score", place | dataclasses.asdict(found))
+            flops = found.tokens * self.parts.learner.flops_per_token / 3
+            self.ledger = self.ledger.evaluation(flops)
+        self.live.scored(self.state.step, phase, losses)
+
+    def _save(self) -> None:
+        self.journal.sync()
+        numbers, arrays = plan.save(self.state)
+        content = {
+            "plan": numbers,
+            "ledger": dataclasses.asdict(self.ledger),
+            "update": self.parts.update.counters(),
+            "seconds": self._seconds(),
+        }
+        tensors = self._tensors() | {f"plan/{n}": torch.from_numpy(a) for n, a in arrays.items()}
+        path = checkpoint.save(
+            self.out / "checkpoints",
+            self.state.step,
+            tensors,
+            content,
+            keep=self.recipe.checkpoint.keep,
+        )
+        name = str(path.relative_to(self.out))
+        self.journal.write("checkpoint", {"step": self.state.step, "path": name})
+
+    def _restore(self, path: Path, numbers: Table) -> None:
+        _, arrays = plan.save(self.state)
+        filled = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        checkpoint.load(path, self._tensors() | {f"plan/{n}": t for n, t in filled.items()})
+        loaded = {name: tensor.numpy() for name, tensor in filled.items()}
+        self.state = plan.restore(numbers["plan"], loaded)
+        self.parts.update.restore(numbers["update"])
+        self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
+        self.live.say(f"resuming after step {self.state.step} from {path}")
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that learns, by name: `weights/NAME`, `optimizer.exp_avg/NAME`, `update.anchor/..`"""
+        learner = self.parts.learner
+        update = self.parts.update.state(learner)
+        every = learner.state() | {f"update.{kind}": tensors for kind, tensors in update.items()}
+        return {
+            f"{kind}/{name}": tensor
+            for kind, tensors in every.items()
+            for name, tensor in zip(learner.names, tensors, strict=True)
+        }
+
+    def _header(self) -> Table:
+        ends = [sum(self.data.steps[: i + 1]) for i in range(len(self.data.steps))]
+        names = [phase.name for phase in self.recipe.phases]
+        total, multiplying = model.count(self.parts.learner.forward.root.model)
+        return {
+            "recipe": config.values(self.recipe),
+            "identity": self.data.identity,
+            "phases": [{"name": n, "end_step": e} for n, e in zip(names, ends, strict=True)],
+            "parameters": total,
+            "multiplying_parameters": multiplying,
+            "flops_per_token": self.parts.learner.flops_per_token,
+            **machine.facts(self.parts.learner.forward),
+        }
+
+    def _finish(self) -> Table:
+        self._export()
+        self._end("finished")
+        summary = forgetting.summary(records.read(self.out))
+        beside = self.out / ".summary.json.tmp"
+        beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+        os.replace(beside, self.out / "summary.json")
+        return summary
+
+    def _export(self) -> None:
+        text = card.card(config.to_toml(self.recipe), forgetting.summary(records.read(self.out)))
+        root = self.parts.learner.forward.root
+        model.export(root.model, self.data.tokenizer, self.out / "model", card=text)
+
+    def _end(self, reason: str) -> None:
+        """The last record of a sitting. On a disk that is full it is left out: what stopped the
+        run is already on its way to the user."""
+        try:
+            self.journal.write("end", {"reason": reason, "seconds": self._seconds()})
+        except OSError:
+            if reason == "finished":
+                raise
