@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,8 +92,8 @@ def test_a_tokenizer_is_trained_on_training_documents_only(
     seen: list[str] = []
     train = tokenizer.train
 
-    def watched(texts: object, vocabulary: int) -> object:
-        seen.extend(texts)  # type: ignore[call-overload]
+    def watched(texts: Iterable[str], vocabulary: int) -> object:
+        seen.extend(texts)
         return train(seen, vocabulary)
 
     monkeypatch.setattr("treering.tokenizer.train", watched)

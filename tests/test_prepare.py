@@ -220,7 +220,7 @@ def test_what_cannot_be_prepared_is_named(tmp_path: Path) -> None:
 def test_a_failure_in_the_middle_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
-    def failing(*_: object) -> Iterator[encode.Encoded]:
+    def failing(*_: object, **__: object) -> Iterator[encode.Encoded]:
         yield 0, "x", np.array([1, 2], np.int32)
         raise failure
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text for some seconds of work, and a tokenizer."""
     folder = tmp_path_factory.mktemp("killed")
     tokenizer.train(["the tree adds a ring"] * 4, 300).save_pretrained(str(folder / "tokenizer"))
+    texts = (f"{number} the tree adds a ring " * 300 for number in range(4000))
     with open(folder / "in.jsonl", "w") as file:
-        for number in range(4000):
-            file.write(json.dumps({"text": f"{number} the tree adds a ring " * 300}) + "\n")
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     (folder / "work.py").write_text(PREPARE)
     return folder
 
@@ -43,8 +44,14 @@ def children(process: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def wait_until(true: object, seconds: float = 30) -> None:
-    assert callable(true)
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
     for _ in range(int(seconds * 50)):
         if true():
             return
@@ -53,7 +60,7 @@ def wait_until(true: object, seconds: float = 30) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_killed_it_leaves_nothing_that_opens_and_no_process(folder: Path, number: int) -> None:
     command = [sys.executable, str(folder / "work.py"), str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment())
@@ -65,7 +72,7 @@ def test_killed_it_leaves_nothing_that_opens_and_no_process(folder: Path, number
     assert not list(folder.glob("out*"))
     if number == signal.SIGINT:
         assert not list(folder.glob(".out*"))
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    wait_until(lambda: not any(lives(worker) for worker in workers))
     for path in folder.glob(".out*"):
         path.unlink()
 

@@ -75,7 +75,7 @@ def test_modes_of_a_multimodal_index_are_accepted(tmp_path: Path) -> None:
     prefix = megatron(tmp_path / "x", DOCUMENTS, 8, "<u2")
     with open(f"{prefix}.idx", "ab") as file:
         file.write(bytes(3))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="without a sidecar"):
         assert open_store(prefix).tokens == 12
 
 
@@ -145,7 +145,7 @@ def test_a_flat_bin_opens_as_its_vocabulary_says(
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "<i4", "<i8", "<u8"])
 def test_a_flat_npy_opens(tmp_path: Path, dtype: str) -> None:
     np.save(tmp_path / "flat.npy", np.arange(10, dtype=dtype))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="without a sidecar"):
         assert everything(open_store(tmp_path / "flat.npy")) == list(range(10))
 
 
@@ -170,7 +170,7 @@ def test_what_is_a_store_and_what_is_text(tmp_path: Path) -> None:
 
 def test_the_digest_of_a_foreign_store_follows_its_contents(tmp_path: Path) -> None:
     stores = [megatron(tmp_path / str(i), [[1, 2, i]], 8, "<u2") for i in (3, 3, 4)]
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="without a sidecar"):
         digests = [open_store(prefix).digest for prefix in stores]
     assert digests[0] == digests[1] != digests[2]
 

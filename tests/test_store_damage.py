@@ -91,7 +91,7 @@ def test_a_copied_store_whose_time_differs_is_hashed_and_opens(tmp_path: Path) -
 
 def test_negative_tokens_are_refused_when_read(tmp_path: Path) -> None:
     prefix = megatron(tmp_path / "x", [[3, -2, 1]], 4, "<i4")
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="without a sidecar"):
         store = open_store(prefix)
     with pytest.raises(Invalid, match="negative"):
         store.read(np.array([0]), 2)

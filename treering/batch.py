@@ -79,4 +79,5 @@ class Batch:
     @property
     def predicted(self) -> int:
         """Tokens that this batch predicts: its rows times the sample length."""
-        return len(self.tokens) * (self.tokens.shape[1] - 1)
+        rows, length = self.tokens.shape
+        return int(rows * (length - 1))

@@ -18,7 +18,8 @@ from treering.evaluate import HeldOut, held_out
 from treering.learner import Forward, Learner
 from treering.ledger import flops_per_token
 from treering.loop import Rules
-from treering.methods import memories, objectives, schedules, updates
+from treering.methods import memories, schedules, updates
+from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
 from treering.protocols import Schedule, Update
@@ -136,7 +137,7 @@ def parts(recipe: Recipe, given: Data) -> Parts:
 
 def forward(recipe: Recipe, begun: PreTrainedModel) -> Forward:
     """The root module of a model, callable as the recipe's `[compute]` says."""
-    root = model.Root(begun, objectives.NextToken())
+    root = model.Root(begun, NextToken())
     return learner.forward(root, recipe.compute, recipe.micro_rows)
 
 
@@ -176,7 +177,7 @@ def _open(path: str, key: str, mark: str) -> Store:
     if store.tokenizer is not None and store.tokenizer != mark:
         raise Invalid(
             f"{key} = {path!r}: made with tokenizer {store.tokenizer[:12]}, the run uses "
-            f"{mark[:12]}; prepare it anew with the run's tokenizer, or name that one in [tokenizer]"
+            f"{mark[:12]}; prepare it with the run's tokenizer, or name that one in [tokenizer]"
         )
     return store
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 Numbers = dict[str, Any]
 
@@ -34,8 +35,8 @@ def save(
         shutil.rmtree(leftover, ignore_errors=True)
     beside, final = folder / f".step-{step:09d}.tmp", folder / f"step-{step:09d}"
     try:
-        writer = dcp.FileSystemWriter(beside, thread_count=1)
-        _quiet(lambda: dcp.save(dict(tensors), storage_writer=writer, no_dist=True))
+        writer = FileSystemWriter(beside, thread_count=1)
+        _quiet(lambda: state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=True))
         _write(beside / "state.json", {"step": step, **numbers})
         _write(beside / "manifest.json", _digests(beside))
         shutil.rmtree(final, ignore_errors=True)  # damaged: a sound one would have been resumed
@@ -63,7 +64,7 @@ def newest(folder: Path) -> tuple[Path, Numbers] | None:
 
 def load(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Fill tensors in place from a sound checkpoint."""
-    _quiet(lambda: dcp.load(dict(tensors), checkpoint_id=path, no_dist=True))
+    _quiet(lambda: state_dict_loader.load(dict(tensors), checkpoint_id=path, no_dist=True))
 
 
 def damaged(path: Path) -> str | None:

@@ -154,7 +154,7 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _warn(message: Warning | str, *where: object) -> None:
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
     print(f"treering: warning: {message}", file=sys.stderr)
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -38,17 +38,11 @@ Ids = tuple[NDArray[np.int32], NDArray[np.int64]]  # of all documents of a batch
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How a document becomes ids: the backend's JSON, and the ids written around each document."""
-
-    backend: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Job:
-    """An encoding as it is sent with each batch: the JSON, which may have megabytes, is a file."""
+    """How texts become ids, as it is sent with each batch: the backend itself lies in a file.
+
+    `before` and `after` are the ids written around each document.
+    """
 
     file: str
     before: tuple[int, ...]
@@ -56,13 +50,17 @@ class Job:
 
 
 def encode(
-    documents: Iterable[Document], encoding: Encoding, workers: int
+    documents: Iterable[Document],
+    backend: tokenizers.Tokenizer,
+    *,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+    workers: int = 1,
 ) -> Generator[Encoded, None, None]:
     """Each document with its ids; one worker is this process, more are that many others."""
     with tempfile.TemporaryDirectory(prefix="treering-") as folder:
-        file = Path(folder) / "tokenizer.json"
-        file.write_text(encoding.backend, encoding="utf-8")
-        job = Job(str(file), encoding.before, encoding.after)
+        job = Job(str(Path(folder) / "tokenizer.json"), tuple(before), tuple(after))
+        backend.save(job.file, pretty=False)
         runs = _here(documents, job) if workers == 1 else _pool(_batches(documents), job, workers)
         for batch, (ids, lengths) in runs:
             parts = np.split(ids, np.cumsum(lengths)[:-1])

@@ -23,9 +23,7 @@ def show(recipe: Recipe, cache_folder: str | None, console: Console) -> None:
     """
     console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
-    plain = dataclasses.replace(
-        recipe, compute=dataclasses.replace(recipe.compute, compile=False)
-    )
+    plain = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, compile=False))
     parts = build.parts(plain, data)
     tokens = _plan(recipe, data, console)
     learner = parts.learner

@@ -15,8 +15,11 @@ from treering.schema import differences
 
 @contextmanager
 def locked(out: Path) -> Iterator[bool]:
-    """Hold the folder's lock, where it exists; yields whether it does. It is the folder itself that is locked (flock), so
-    nothing is written and nothing is left behind. Raises Invalid where another run holds it."""
+    """Hold the folder's lock, where it exists; yields whether it does.
+
+    It is the folder itself that is locked (flock), so nothing is left behind. Raises Invalid where
+    another run holds it.
+    """
     if out.exists() and not out.is_dir():
         raise Invalid(f"--out {out}: is a file; name a folder")
     if not out.exists():

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import zstandard
+
 from treering.config import Invalid
 
 KINDS = (".jsonl", ".json", ".parquet", ".txt")
@@ -115,10 +117,6 @@ def _unpacking(file: Path) -> tuple[Callable[[], Any], tuple[type[Exception], ..
         return (lambda: zlib.decompressobj(31)), (OSError, EOFError, zlib.error)
     if file.suffix != ".zst":
         return Plain, (OSError,)
-    try:
-        import zstandard
-    except ImportError as error:
-        raise Invalid(f"{file}: needs a package; pip install zstandard") from error
     frame = zstandard.ZstdDecompressor(max_window_size=2**31)
     return frame.decompressobj, (OSError, EOFError, zstandard.ZstdError)
 
@@ -166,11 +164,8 @@ def _decoded(data: bytes, where: str) -> str | Bad:
 
 
 def _parquet(file: Path, field: str, tally: Tally) -> Iterator[str | Bad]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise Invalid(f"{file}: needs a package; pip install pyarrow") from error
+    import pyarrow.parquet  # here: it takes longer to import than all else
+
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             if field not in table.schema_arrow.names:

@@ -106,7 +106,7 @@ class Learner:
         kept = []
         for tokens, rows in self.forward.micro_batches(batch.tokens):
             losses = self.forward(tokens)[:rows]
-            (losses.sum() / len(batch)).backward()
+            (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
             kept.append(losses.detach())
         losses = torch.cat(kept)
         fresh = int((~batch.replayed).sum())  # fresh rows come first

@@ -77,14 +77,7 @@ def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> P
         raise Invalid(f"model.kind = {wanted.kind!r}: only 'llama' is made fresh; or give from")
     if wanted.preset is not None and wanted.preset not in PRESETS:
         raise Invalid(f"model.preset = {wanted.preset!r}" + near(wanted.preset, list(PRESETS)))
-    preset = PRESETS[wanted.preset] if wanted.preset else (None,) * 5
-    given = (wanted.depth, wanted.width, wanted.heads, wanted.mlp, wanted.tied)
-    depth, width, heads, mlp, tied = (
-        p if g is None else g for g, p in zip(given, preset, strict=True)
-    )
-    for name, number in (("depth", depth), ("width", width), ("heads", heads)):
-        if not number or number < 1:
-            raise Invalid(f"model.{name} = {number!r}: give a positive number, or model.preset")
+    depth, width, heads, mlp, tied = _sizes(wanted)
     if width % heads or (width // heads) % 2:
         raise Invalid(f"model.heads = {heads}: width {width} must split into heads of even width")
     settings = LlamaConfig(
@@ -93,14 +86,15 @@ def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> P
         num_hidden_layers=depth,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        intermediate_size=mlp or 4 * width,
+        intermediate_size=mlp,
         max_position_embeddings=max(2048, length),
-        tie_word_embeddings=bool(tied),
+        tie_word_embeddings=tied,
         attention_dropout=wanted.dropout,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "weights") % 2**63)
-        return LlamaForCausalLM(settings).float()
+        model: PreTrainedModel = LlamaForCausalLM(settings)
+        return model
 
 
 def pretrained(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
@@ -143,13 +137,15 @@ def fingerprint(source: str | None) -> str | None:
 
 def size(model: PreTrainedModel) -> int:
     """Ids that the model can embed."""
-    return int(model.get_input_embeddings().weight.shape[0])
+    table = model.get_input_embeddings().weight
+    assert isinstance(table, torch.Tensor)
+    return table.shape[0]
 
 
 def count(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters: all, and those that multiply (all but look-up tables that are not the head)."""
     every = {id(p): p.numel() for p in model.parameters()}
-    head = model.get_output_embeddings()
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     idle = {id(t) for t in tables if head is None or t is not head.weight}
     return sum(every.values()), sum(n for name, n in every.items() if name not in idle)
@@ -177,6 +173,21 @@ def export(
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sizes(wanted: config.Model) -> tuple[int, int, int, int, bool]:
+    """(depth, width, heads, MLP, tied): the preset's, where the recipe does not say otherwise."""
+    preset = PRESETS[wanted.preset] if wanted.preset else (0, 0, 0, 0, False)
+    sizes = []
+    given = (wanted.depth, wanted.width, wanted.heads)
+    for name, number, usual in zip(("depth", "width", "heads"), given, preset[:3], strict=True):
+        number = usual if number is None else number
+        if number < 1:
+            raise Invalid(f"model.{name} = {number}: give a positive number, or model.preset")
+        sizes.append(number)
+    depth, width, heads = sizes
+    mlp = wanted.mlp or preset[3] or 4 * width
+    return depth, width, heads, mlp, preset[4] if wanted.tied is None else wanted.tied
 
 
 def _dropouts(settings: PreTrainedConfig) -> list[str]:

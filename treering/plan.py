@@ -210,7 +210,7 @@ class Planner:
                 steps, fresh = self._fresh_steps(state, stage.samples)
             else:
                 steps = ceil(Fraction(stage.samples, self.rows))
-                fresh = steps * self.rows - (self.budget == "total") * floor(steps * self.replays)
+                fresh = self._gain(0, steps) if self.budget == "total" else steps * self.rows
             found.append(steps)
             state = replace(state, positions=self._advanced(state, fresh))
         return tuple(found)
@@ -224,14 +224,10 @@ class Planner:
             seen = self.seen(state.positions if self.over == "all" else begun)
             held = self.memory.held(int(seen.sum()))
             if held >= ceil(x) + self.rows:  # from here on every step replays
-
-                def after(rest: int) -> int:
-                    return fresh + rest * self.rows - floor((t + rest) * x) + floor(t * x)
-
                 rest = max(0, floor((samples - fresh - 1) / (self.rows - x)))
-                while after(rest) < samples:
+                while fresh + self._gain(t, rest) < samples:
                     rest += 1
-                return t + rest, after(rest)
+                return t + rest, fresh + self._gain(t, rest)
             if held == 0 and self.over == "past":
                 rest = ceil(Fraction(samples - fresh, self.rows))
                 return t + rest, fresh + rest * self.rows
@@ -240,6 +236,10 @@ class Planner:
             positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))
             state = replace(state, positions=positions)
         return t, fresh
+
+    def _gain(self, t: int, steps: int) -> int:
+        """Fresh samples of `steps` steps from the phase's step t on, if each of them replays."""
+        return steps * self.rows - floor((t + steps) * self.replays) + floor(t * self.replays)
 
     def _advanced(self, state: State, fresh: int) -> tuple[int, ...]:
         """The positions after `fresh` more samples, to within one sample by corpus."""

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from treering import text as texts
 from treering import tokenizer as tokenizers
 from treering.config import Invalid
-from treering.encode import Document, Encoding, cores, encode
+from treering.encode import Document, cores, encode
 from treering.formats import Tally
 from treering.store import is_store
 from treering.writer import Writer, commit
@@ -83,24 +83,26 @@ def prepare(
     options: Options = DEFAULT,
 ) -> list[str]:
     """Writes the store `out`, and `out-validation` if validation is asked for; their prefixes."""
-    size = _size([*inputs, *([options.validation] if isinstance(options.validation, str) else [])])
-    encoding = _encoding(tokenizer, options)
-    shared = {
-        "tokenizer": tokenizers.fingerprint(tokenizer),
-        "end_of_text": tokenizers.end_of_text(tokenizer),
-    }
-    workers = 1 if size is not None and size < SMALL else options.workers or cores()
+    named = [options.validation] if isinstance(options.validation, str) else []
+    size = _size([*inputs, *named])
     prefixes = [out] if options.validation is None else [out, f"{out}-validation"]
+    vocabulary, mark = tokenizers.size(tokenizer), tokenizers.fingerprint(tokenizer)
+    end = tokenizers.end_of_text(tokenizer)
+    shared = {"tokenizer": mark, "end_of_text": end}
     parts: list[Part] = []
+    ids = encode(
+        _routed(inputs, options, parts),
+        tokenizers.plain_backend(tokenizer),
+        before=_begin(tokenizer) if options.bos else (),
+        after=[end],
+        workers=1 if size is not None and size < SMALL else options.workers or cores(),
+    )
     try:
         for prefix in prefixes:
-            parts.append(Part(Writer(prefix, tokenizers.size(tokenizer)), Tally()))
-        with (
-            Bar(parts, size, options.quiet) as bar,
-            closing(encode(_routed(inputs, options, parts), encoding, workers)) as encoded,
-        ):
-            for number, text, ids in encoded:
-                parts[number].add(text, ids)
+            parts.append(Part(Writer(prefix, vocabulary), Tally()))
+        with Bar(parts, size, options.quiet) as bar, closing(ids) as documents:
+            for number, text, tokens in documents:
+                parts[number].add(text, tokens)
                 bar.update()
         _check(parts)
         commit({part.writer: {**shared, **part.facts()} for part in parts})
@@ -124,16 +126,10 @@ def _size(inputs: Sequence[str]) -> int | None:
     return sum(file.stat().st_size for path in inputs for file in texts.files(path))
 
 
-def _encoding(tokenizer: PreTrainedTokenizerBase, options: Options) -> Encoding:
-    before: tuple[int, ...] = ()
-    if options.bos:
-        if tokenizer.bos_token_id is None:
-            raise Invalid(
-                f"--bos: tokenizer {tokenizer.name_or_path} has no bos_token; leave it out"
-            )
-        before = (int(tokenizer.bos_token_id),)
-    backend = tokenizers.plain_backend(tokenizer)
-    return Encoding(backend.to_str(), before, (tokenizers.end_of_text(tokenizer),))
+def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if tokenizer.bos_token_id is None:
+        raise Invalid(f"--bos: tokenizer {tokenizer.name_or_path} has no bos_token; leave it out")
+    return [int(tokenizer.bos_token_id)]
 
 
 def _routed(inputs: Sequence[str], options: Options, parts: list[Part]) -> Iterator[Document]:

@@ -87,7 +87,7 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if origin is None and _fits(hint, value):
         return float(value) if hint is float else value  # type: ignore[arg-type]
     names = {dict: "a table", tuple: "a list"}
-    _refuse(value, where, names.get(origin) or getattr(hint, "__name__", str(hint)))
+    _refuse(value, where, names.get(origin) or str(getattr(hint, "__name__", hint)))
 
 
 def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:

@@ -107,7 +107,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def size(tokenizer: PreTrainedTokenizerBase) -> int:
     """One more than the largest id."""
-    return max(len(tokenizer), *(id + 1 for id in tokenizer.get_vocab().values()))
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
 
 
 def byte_lengths(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from treering import build, cache, checkpoint, config, folder, machine, model, plan, records
+from treering import build, cache, checkpoint, config, folder, machine, model, plan, records, schema
 from treering.analysis import forgetting
 from treering.config import Recipe, Table
 from treering.evaluate import score
@@ -187,7 +187,7 @@ class Run:
         names = [phase.name for phase in self.recipe.phases]
         total, multiplying = model.count(self.parts.learner.forward.root.model)
         return {
-            "recipe": config.values(self.recipe),
+            "recipe": schema.values(self.recipe),
             "identity": self.data.identity,
             "phases": [{"name": n, "end_step": e} for n, e in zip(names, ends, strict=True)],
             "parameters": total,

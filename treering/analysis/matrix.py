@@ -100,7 +100,7 @@ def _scores(records: Sequence[Record], metric: str) -> defaultdict[int, dict[str
 
 def _learned(recipe: Mapping[str, Any], finished: Sequence[int]) -> dict[str, int]:
     """The row at which each corpus counts as learned; finished = row 0 and those of phase ends."""
-    rows = {corpus: 0 for corpus in recipe.get("replay", {}).get("past", ())}
+    rows: dict[str, int] = dict.fromkeys(recipe.get("replay", {}).get("past", ()), 0)
     for row, phase in zip(finished[1:], recipe["phases"], strict=False):
         for corpus in phase["mixture"]:
             rows.setdefault(corpus, row)

@@ -10,7 +10,7 @@ A score's change is against the corpus's best until then; `*` marks the best of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich import box
@@ -91,22 +91,25 @@ def _title(judged: Summary) -> str:
 
 def _cells(summary: Summary, metric: str, gap: str = " ") -> list[list[str]]:
     """The scores as text, row by row: mark of the best, score, change against the best so far."""
-    values, higher = summary[metric]["values"], summary[metric]["direction"] == "higher"
-    best = max if higher else min
-    columns = []
-    for at in range(len(summary["corpora"])):
-        column = [row[at] for row in values]
-        cells = []
-        for row, value in enumerate(column):
-            before = [score for score in column[:row] if score is not None]
-            known = [score for score in column if score is not None]
-            mark = "*" if value is not None and value == best(known) else " "
-            change = ""
-            if value is not None and before:
-                change = gap + _number(value - best(before), signed=True)
-            cells.append(f"{mark}{_number(value)}{change}")
-        columns.append(cells)
+    judged = summary[metric]
+    better = max if judged["direction"] == "higher" else min
+    columns = [_column(list(scores), better, gap) for scores in zip(*judged["values"], strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _column(scores: list[float | None], better: Callable[..., float], gap: str) -> list[str]:
+    """One corpus's cells, from row 0 on."""
+    best = better((score for score in scores if score is not None), default=None)
+    so_far: float | None = None
+    cells = []
+    for score in scores:
+        mark = "*" if score is not None and score == best else " "
+        cells.append(f"{mark}{_number(score)}")
+        if score is not None and so_far is not None:
+            cells[-1] += gap + _number(score - so_far, signed=True)
+        if score is not None:
+            so_far = score if so_far is None else better(so_far, score)
+    return cells
 
 
 def _metric_lines(judged: Summary) -> list[str]:

@@ -1,0 +1,255 @@
+"""A run so small that it takes a second: a few KB of generated text, a model of one layer.
+
+    place(folder)        texts of three languages, `recipe.toml`, a cache
+    run(place, out)      a run in this process
+    Forks(place)         runs in processes of their own, which may be killed
+
+As a program it is the process that `Forks` forks its runs from: an import of torch costs seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tomli_w
+
+RECIPE = """
+seed = 1
+length = 16
+[tokenizer]
+train = 300
+[model]
+depth = 1
+width = 16
+heads = 2
+mlp = 32
+tied = true
+[corpora.en]
+train = "en.jsonl"
+validation = 0.2
+[corpora.fr]
+train = "fr.jsonl"
+validation = "fr-held-out.jsonl"
+[corpora.de]
+train = "de.jsonl"
+validation = 0.2
+[[phases]]
+name = "first"
+tokens = 1_600  # 25 steps
+mixture = { en = 1.0 }
+[[phases]]
+name = "second"
+tokens = 1_600
+mixture = { fr = 2.0, de = 1.0 }
+[replay]
+share = 0.25
+memory = { kind = "reservoir", samples = 24, over = "all" }
+[update]
+kind = "reptile"
+every = 5
+rate = 0.5
+[schedule]
+kind = "cosine"
+peak = 1e-2
+warmup = 0.1
+[batch]
+tokens = 64
+micro = 32
+[compute]
+compile = false
+precision = "fp32"
+[evaluate]
+tokens = 128
+every_tokens = 576  # 9 steps
+[checkpoint]
+every_tokens = 448  # 7 steps: most checkpoints lie inside a cycle of Reptile
+"""
+STEPS = 50
+LANGUAGES = {"en": "thanoreis", "fr": "quelamoui", "de": "schbunerd"}
+Record = dict[str, Any]
+
+
+def sentence(language: str, luck: random.Random) -> str:
+    """Words of the letters that a language has, most of them from a short list."""
+    fixed = random.Random(language)
+    words = ["".join(fixed.choices(LANGUAGES[language], k=n)) for n in (2, 3, 3, 4, 5, 6, 7, 8)]
+    new = "".join(luck.choices(LANGUAGES[language], k=5))
+    return " ".join([*luck.choices(words, k=20), new])
+
+
+def documents(language: str, count: int, seed: str = "train") -> list[str]:
+    luck = random.Random(f"{language} {seed}")
+    return [sentence(language, luck) for _ in range(count)]
+
+
+def write_text(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def place(folder: Path) -> Path:
+    """Fill a folder with texts and the recipe; returns it."""
+    for language in LANGUAGES:
+        write_text(folder / f"{language}.jsonl", documents(language, 60))
+    write_text(folder / "fr-held-out.jsonl", documents("fr", 12, "held out"))
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def without(place: Path, *tables: str) -> Path:
+    """The recipe without some of its tables, as a file beside it."""
+    table = tomllib.loads((place / "recipe.toml").read_text())
+    path = place / f"without-{'-'.join(tables)}.toml"
+    path.write_text(tomli_w.dumps({k: v for k, v in table.items() if k not in tables}))
+    return path
+
+
+def run(recipe: Path, out: Path, *sets: str, fresh: bool = False) -> Record:
+    """Train the recipe with `sets` laid over it, quietly; the summary."""
+    from rich.console import Console
+
+    from treering import config, training
+
+    loaded = config.load(recipe, sets=sets)
+    cache = str(recipe.parent / "cache")
+    quiet = Console(quiet=True)
+    return training.run(loaded, out, fresh=fresh, cache_folder=cache, console=quiet)
+
+
+def story(out: Path) -> list[Record]:
+    """What two equal runs have in common: step and score records but for times, in order."""
+    from treering import records
+
+    return [
+        {name: value for name, value in record.items() if name not in records.TIMES}
+        for record in records.read(out)
+        if record["kind"] in ("step", "score")
+    ]
+
+
+def weights(out: Path) -> dict[str, bytes]:
+    """The bytes of every tensor that a run exported at its end."""
+    from safetensors.numpy import load_file
+
+    return {n: array.tobytes() for n, array in load_file(out / "model/model.safetensors").items()}
+
+
+def assert_same_run(out: Path, unbroken: Path) -> None:
+    """Bit for bit, and every step once."""
+    found = story(out)
+    assert found == story(unbroken)
+    steps = [record["step"] for record in found if record["kind"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert weights(out) == weights(unbroken)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder: bytes by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def checkpoints(out: Path) -> list[str]:
+    return sorted(path.name for path in (out / "checkpoints").glob("step-*"))
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A process that runs `treering run`; what it prints goes to a file."""
+
+    pid: int
+    log: Path
+    forks: subprocess.Popen[str]
+
+    def wait(self) -> tuple[int, str]:
+        """(exit code, what it printed); the code of a killed one is negative."""
+        assert self.forks.stdout is not None
+        return int(self.forks.stdout.readline()), self.log.read_text()
+
+
+class Forks:
+    """Runs of the command line in processes of their own, one after another."""
+
+    def __init__(self, place: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self.place, self._count = place, 0
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(place)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def __enter__(self) -> Forks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+    def start(self, out: Path, *arguments: str, limit: int | None = None) -> Sitting:
+        """`treering run` in `out`; no file may grow beyond `limit` bytes, as on a full disk."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        log = self.place / f"log-{self._count}"
+        self._count += 1
+        line = ["run", str(self.place / "recipe.toml"), "--out", str(out)]
+        line += ["--cache", str(self.place / "cache"), *arguments]
+        self._process.stdin.write(json.dumps([line, str(log), limit]) + "\n")
+        self._process.stdin.flush()
+        return Sitting(int(self._process.stdout.readline()), log, self._process)
+
+    def run(self, out: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
+        return self.start(out, *arguments, limit=limit).wait()
+
+
+def serve(place: Path) -> None:
+    """Fork a run for each line of the standard input; print its id, and its exit code."""
+    import torch
+
+    from treering import build, config, training
+
+    torch.set_num_threads(1)
+    recipe = config.load(place / "recipe.toml")
+    build.parts(recipe, build.data(recipe, place / "cache"))  # imports what is imported late
+    assert training.run
+    for line in sys.stdin:
+        arguments, log, limit = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(forked(arguments, log, limit))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def forked(arguments: list[str], log: str, limit: int | None) -> int:
+    from treering import cli
+
+    with open(log, "w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    code = cli.main(arguments)
+    sys.stdout.flush()
+    return code
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
