@@ -16,6 +16,8 @@ import resource
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +124,21 @@ def run(recipe: Path, out: Path, *sets: str, fresh: bool = False) -> Record:
     loaded = config.load(recipe, sets=sets)
     cache = str(recipe.parent / "cache")
     quiet = Console(quiet=True)
-    return training.run(loaded, out, fresh=fresh, cache_folder=cache, console=quiet)
+    with one_thread():
+        return training.run(loaded, out, fresh=fresh, cache_folder=cache, console=quiet)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other take twenty times as long over so little work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def story(out: Path) -> list[Record]:
@@ -175,7 +191,9 @@ class Sitting:
 
     def wait(self) -> tuple[int, str]:
         """(exit code, what it printed); the code of a killed one is negative."""
-        assert self.forks.stdout is not None
+        assert self.forks.stdin is not None and self.forks.stdout is not None
+        self.forks.stdin.write("\n")
+        self.forks.stdin.flush()
         return int(self.forks.stdout.readline()), self.log.read_text()
 
 
@@ -197,7 +215,10 @@ class Forks:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
@@ -208,6 +229,7 @@ class Forks:
         """`treering run` in `out`; no file may grow beyond `limit` bytes, as on a full disk."""
         assert self._process.stdin is not None and self._process.stdout is not None
         log = self.place / f"log-{self._count}"
+        log.touch()
         self._count += 1
         line = ["run", str(self.place / "recipe.toml"), "--out", str(out)]
         line += ["--cache", str(self.place / "cache"), *arguments]
@@ -229,12 +251,13 @@ def serve(place: Path) -> None:
     recipe = config.load(place / "recipe.toml")
     build.parts(recipe, build.data(recipe, place / "cache"))  # imports what is imported late
     assert training.run
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         arguments, log, limit = json.loads(line)
         pid = os.fork()
         if pid == 0:
             os._exit(forked(arguments, log, limit))
         print(pid, flush=True)
+        sys.stdin.readline()  # not reaped before it is asked for, so that its id is no other's
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 

@@ -55,15 +55,17 @@ class Parts:
 def data(recipe: Recipe, cache: Path) -> Data:
     """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache."""
     words = _tokenizer(recipe, cache)
-    mark = tokenizer.fingerprint(words)
+    mark, size = tokenizer.fingerprint(words), tokenizer.size(words)
     train: list[Store | None] = []
     validation: dict[str, Store] = {}
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
         paths = shelf.cached(corpus.train, corpus.validation, words, cache)
-        train.append(_open(paths[0], f"corpora.{name}.train", mark) if name in needed else None)
+        train.append(
+            _open(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
+        )
         assert paths[1] is not None, "every corpus has a validation"
-        validation[name] = _open(paths[1], f"corpora.{name}.validation", mark)
+        validation[name] = _open(paths[1], f"corpora.{name}.validation", mark, size)
     plan = planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
     digests = {
         name: {"train": store.digest if store else "", "validation": validation[name].digest}
@@ -172,8 +174,8 @@ def _tokenizer(recipe: Recipe, cache: Path) -> PreTrainedTokenizerBase:
     return shelf.cached_tokenizer(texts, wanted.train, cache)
 
 
-def _open(path: str, key: str, mark: str) -> Store:
-    store = open_store(path)
+def _open(path: str, key: str, mark: str, vocabulary: int) -> Store:
+    store = open_store(path, vocabulary=vocabulary)
     if store.tokenizer is not None and store.tokenizer != mark:
         raise Invalid(
             f"{key} = {path!r}: made with tokenizer {store.tokenizer[:12]}, the run uses "

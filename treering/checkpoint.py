@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 Numbers = dict[str, Any]
@@ -115,8 +116,11 @@ def _sync(folder: Path) -> None:
 
 
 def _quiet(work: Any) -> None:
-    """DCP warns about one process even where `no_dist` says so."""
+    """DCP warns about one process even where `no_dist` says so, and wraps what happened there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        work()
+        try:
+            work()
+        except CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from None

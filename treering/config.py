@@ -173,6 +173,21 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(values(recipe))
 
 
+def without_folders(recipe: Recipe) -> Recipe:
+    """The recipe with the names of its files alone: for a model card that strangers read."""
+
+    def name(path: str | float | None) -> Any:
+        return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
+
+    corpora = {n: Corpus(name(c.train), name(c.validation)) for n, c in recipe.corpora.items()}
+    return dataclasses.replace(
+        recipe,
+        corpora=corpora,
+        model=dataclasses.replace(recipe.model, from_=name(recipe.model.from_)),
+        tokenizer=dataclasses.replace(recipe.tokenizer, from_=name(recipe.tokenizer.from_)),
+    )
+
+
 def exact(number: float) -> Fraction:
     """The decimal that was written in the recipe, exactly: 0.1 is 1/10."""
     return Fraction(repr(number))

@@ -45,14 +45,18 @@ def set_aside(out: Path) -> Path:
     return out.rename(aside)
 
 
+def check(out: Path) -> None:
+    """Raises Invalid where the folder holds something that is no run at all."""
+    if out.exists() and any(out.iterdir()) and not (out / "records.jsonl").exists():
+        raise Invalid(f"--out {out}: holds files but no run; name another folder")
+
+
 def compare(out: Path, identity: Table) -> None:
     """Raises Invalid where the folder holds another run than `identity` (a recipe by values and
-    store digests), naming the first differences; or something that is no run at all."""
-    if not out.exists() or not any(out.iterdir()):
-        return
+    store digests), naming the first differences."""
     path = out / "records.jsonl"
     if not path.exists():
-        raise Invalid(f"--out {out}: holds files but no run; name another folder")
+        return
     headers = [r for r in records.read(path) if r["kind"] == "header"]
     found = differences(headers[0].get("identity", {}), identity) if headers else []
     if found:

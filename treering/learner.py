@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from treering import optimizer as inner
 from treering.batch import Batch
 from treering.config import Invalid
 from treering.model import Root
-from treering.protocols import Metrics
+from treering.protocols import Metrics, Update
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def forward(root: Root, compute: config.Compute, rows: int) -> Forward:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_cpu = device.type == "cpu"
     deterministic = on_cpu if compute.deterministic is None else compute.deterministic
+    if deterministic and not on_cpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
     root.to(device)
     call = torch.compile(root, dynamic=False) if compute.compile else root
@@ -139,3 +142,14 @@ class Learner:
 
     def _nan(self) -> torch.Tensor:
         return torch.full((), math.nan, device=self.forward.device)
+
+
+def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
+    """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
+    update.anchor/NAME. They are the tensors themselves; load into them in place."""
+    own = {f"update.{kind}": found for kind, found in update.state(learner).items()}
+    return {
+        f"{kind}/{name}": tensor
+        for kind, found in (learner.state() | own).items()
+        for name, tensor in zip(learner.names, found, strict=True)
+    }

@@ -44,7 +44,7 @@ def export(run: str, out: Path, cache: Path) -> int:
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache)
     found = of_run(folder, recipe, data)
-    text = card(config.to_toml(recipe), forgetting.summary(read(folder)))
+    text = card(recipe, forgetting.summary(read(folder)))
     out.parent.mkdir(parents=True, exist_ok=True)
     model.export(found, data.tokenizer, out, card=text)
     return _newest(folder)[1]

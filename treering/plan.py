@@ -124,17 +124,19 @@ class Planner:
         for wanted in (replay, 0):
             count = self._allot(state, self.rows - (0 if self.budget == "batch" else wanted))
             fresh = self._places(state, count)
-            if self._holds(state, fresh, wanted):
+            if self._holds(state, fresh, count, wanted):
                 return fresh, count, wanted
         raise AssertionError("a step without replay is always possible")
 
-    def _holds(self, state: State, fresh: Refs, replay: int) -> bool:
-        """Whether `replay` distinct samples can be drawn beside these fresh ones."""
+    def _holds(self, state: State, fresh: Refs, count: list[int], replay: int) -> bool:
+        """Whether `replay` distinct samples can be drawn beside these fresh ones. Those of a later
+        epoch count as drawable if their corpus was seen at all: its order there is another."""
         if not replay:
             return True
         seen = self.seen(state.positions if self.over == "all" else state.started)
-        met = set(fresh[fresh.index < seen[fresh.source]].pairs())
-        return self.memory.held(int(seen.sum())) >= replay + len(met)
+        again = (self._epochs(state, count) > 0) | (fresh.index < seen[fresh.source])
+        met = np.minimum(np.bincount(fresh.source[again], minlength=len(seen)), seen)
+        return self.memory.held(int(seen.sum())) >= replay + int(met.sum())
 
     def _allot(self, state: State, fresh: int) -> list[int]:
         """Fresh samples by corpus. Each corpus's j-th sample of the phase has a window of slots,
@@ -202,15 +204,13 @@ class Planner:
     def lengths(self) -> tuple[int, ...]:
         """Steps of each phase: as many as its tokens need, counting trained ones under "total",
         fresh ones under "fresh" and "batch"."""
+        if self.budget != "fresh":
+            return tuple(ceil(Fraction(stage.samples, self.rows)) for stage in self.stages)
         found: list[int] = []
         state = self.start()
         for phase, stage in enumerate(self.stages):
             state = replace(state, phase=phase, phase_step=0, started=state.positions)
-            if self.budget == "fresh":
-                steps, fresh = self._fresh_steps(state, stage.samples)
-            else:
-                steps = ceil(Fraction(stage.samples, self.rows))
-                fresh = self._gain(0, steps) if self.budget == "total" else steps * self.rows
+            steps, fresh = self._fresh_steps(state, stage.samples)
             found.append(steps)
             state = replace(state, positions=self._advanced(state, fresh))
         return tuple(found)
@@ -220,15 +220,16 @@ class Planner:
         one while the memory is too small to replay for certain, the rest by division."""
         t = fresh = 0
         x, begun = self.replays, state.positions
+        named = np.array(self.stages[state.phase].weights) > 0
         while fresh < samples:
             seen = self.seen(state.positions if self.over == "all" else begun)
             held = self.memory.held(int(seen.sum()))
-            if held >= ceil(x) + self.rows:  # from here on every step replays
+            if held >= ceil(x) + min(self.rows, int(seen[named].sum())):  # every step replays now
                 rest = max(0, floor((samples - fresh - 1) / (self.rows - x)))
                 while fresh + self._gain(t, rest) < samples:
                     rest += 1
                 return t + rest, fresh + self._gain(t, rest)
-            if held == 0 and self.over == "past":
+            if held < max(1, floor(x)) and self.over == "past":  # none ever does
                 rest = ceil(Fraction(samples - fresh, self.rows))
                 return t + rest, fresh + rest * self.rows
             _, count, _ = self._split(replace(state, phase_step=t))
@@ -242,10 +243,12 @@ class Planner:
         return steps * self.rows - floor((t + steps) * self.replays) + floor(t * self.replays)
 
     def _advanced(self, state: State, fresh: int) -> tuple[int, ...]:
-        """The positions after `fresh` more samples, to within one sample by corpus."""
+        """The positions after `fresh` samples of a phase that begins here; its allotment repeats
+        itself after as many samples as its weights add up to."""
         weights = self.stages[state.phase].weights
-        each = zip(state.started, weights, strict=True)
-        return tuple(p + fresh * w // sum(weights) for p, w in each)
+        rounds, rest = divmod(fresh, sum(weights))
+        each = zip(state.positions, weights, self._allot(state, rest), strict=True)
+        return tuple(p + rounds * w + count for p, w, count in each)
 
 
 def integer_weights(shares: Sequence[Fraction]) -> tuple[int, ...]:

@@ -67,7 +67,8 @@ def ahead(make: Callable[[], Iterator[T]], depth: int) -> Iterator[T]:
     Its errors are raised here; a thread that ends without a word is an error too. Closing the
     iterator stops the thread.
     """
-    items: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    assert depth > 1, "one item is in the thread's hand, the others wait in the queue"
+    items: queue.Queue[tuple[str, Any]] = queue.Queue(depth - 1)
     closed = threading.Event()
 
     def put(kind: str, item: Any) -> None:
@@ -94,7 +95,7 @@ def ahead(make: Callable[[], Iterator[T]], depth: int) -> Iterator[T]:
             try:
                 kind, item = items.get(timeout=1.0)
             except queue.Empty:
-                if thread.is_alive():
+                if thread.is_alive() or not items.empty():
                     continue
                 raise RuntimeError("the reader thread ended without a word") from None
             if kind == "error":

@@ -7,18 +7,23 @@ import json
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
-from treering import build, cache, checkpoint, config, folder, machine, model, plan, records, schema
+from treering import build, cache, checkpoint, config, folder, model, plan, records
 from treering.analysis import forgetting
 from treering.config import Recipe, Table
 from treering.evaluate import score
+from treering.header import header
 from treering.interruption import interruption
 from treering.journal import Journal
+from treering.learner import tensors
 from treering.ledger import Ledger
 from treering.loop import Trained, train
 from treering.report import card
@@ -41,6 +46,7 @@ def run(
     """
     out, live = Path(out), Live(console or Console(stderr=True))
     with folder.locked(out) as existed:
+        folder.check(out)
         data = build.data(recipe, cache.cache_folder(cache_folder))
         if not fresh:
             folder.compare(out, data.identity)
@@ -78,7 +84,10 @@ class Run:
         (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
         with interruption() as interrupted:
             try:
-                self.journal.write("header", self._header())
+                self.journal.write("header", header(self.recipe, self.data, self.parts.learner))
+                total, _ = model.count(self.parts.learner.forward.root.model)
+                compiles = "; the first step compiles" if self.recipe.compute.compile else ""
+                self.live.say(f"{total:,} parameters, {sum(self.data.steps):,} steps{compiles}")
                 if self.state.step == 0:
                     self._score("base")
                 self._train(interrupted)
@@ -89,6 +98,8 @@ class Run:
                 stopped = isinstance(error, KeyboardInterrupt)
                 self._end("interrupted" if stopped else "failed")
                 raise
+            finally:
+                self.journal.close()
 
     def _train(self, interrupted: threading.Event) -> None:
         parts, mark = self.parts, time.monotonic()
@@ -133,6 +144,7 @@ class Run:
     def _score(self, phase: str) -> None:
         losses = {}
         for text in self.parts.held_out:
+            self.live.doing(f"step {self.state.step}: scoring {text.corpus}")
             found = score(self.parts.learner.forward, text)
             losses[text.corpus] = found.loss
             place = {"step": self.state.step, "phase": phase, "corpus": text.corpus}
@@ -150,69 +162,38 @@ class Run:
             "update": self.parts.update.counters(),
             "seconds": self._seconds(),
         }
-        tensors = self._tensors() | {f"plan/{n}": torch.from_numpy(a) for n, a in arrays.items()}
+        keep = self.recipe.checkpoint.keep
         path = checkpoint.save(
-            self.out / "checkpoints",
-            self.state.step,
-            tensors,
-            content,
-            keep=self.recipe.checkpoint.keep,
+            self.out / "checkpoints", self.state.step, self._named(arrays), content, keep=keep
         )
         name = str(path.relative_to(self.out))
         self.journal.write("checkpoint", {"step": self.state.step, "path": name})
 
     def _restore(self, path: Path, numbers: Table) -> None:
-        _, arrays = plan.save(self.state)
-        filled = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        checkpoint.load(path, self._tensors() | {f"plan/{n}": t for n, t in filled.items()})
-        loaded = {name: tensor.numpy() for name, tensor in filled.items()}
-        self.state = plan.restore(numbers["plan"], loaded)
+        arrays = {name: array.copy() for name, array in plan.save(self.state)[1].items()}
+        checkpoint.load(path, self._named(arrays))  # fills the arrays in place
+        self.state = plan.restore(numbers["plan"], arrays)
         self.parts.update.restore(numbers["update"])
         self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
         self.live.say(f"resuming after step {self.state.step} from {path}")
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        """All that learns, by name: `weights/NAME`, `optimizer.exp_avg/NAME`, `update.anchor/..`"""
-        learner = self.parts.learner
-        update = self.parts.update.state(learner)
-        every = learner.state() | {f"update.{kind}": tensors for kind, tensors in update.items()}
-        return {
-            f"{kind}/{name}": tensor
-            for kind, tensors in every.items()
-            for name, tensor in zip(learner.names, tensors, strict=True)
-        }
-
-    def _header(self) -> Table:
-        ends = [sum(self.data.steps[: i + 1]) for i in range(len(self.data.steps))]
-        names = [phase.name for phase in self.recipe.phases]
-        total, multiplying = model.count(self.parts.learner.forward.root.model)
-        return {
-            "recipe": schema.values(self.recipe),
-            "identity": self.data.identity,
-            "phases": [{"name": n, "end_step": e} for n, e in zip(names, ends, strict=True)],
-            "parameters": total,
-            "multiplying_parameters": multiplying,
-            "flops_per_token": self.parts.learner.flops_per_token,
-            **machine.facts(self.parts.learner.forward),
-        }
+    def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:
+        plans = {f"plan/{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors(self.parts.learner, self.parts.update) | plans
 
     def _finish(self) -> Table:
-        self._export()
         self._end("finished")
         summary = forgetting.summary(records.read(self.out))
+        root = self.parts.learner.forward.root
+        text = card.card(self.recipe, summary)
+        model.export(root.model, self.data.tokenizer, self.out / "model", card=text)
         beside = self.out / ".summary.json.tmp"
         beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-        os.replace(beside, self.out / "summary.json")
+        os.replace(beside, self.out / "summary.json")  # last: it is what makes the run finished
         return summary
 
-    def _export(self) -> None:
-        text = card.card(config.to_toml(self.recipe), forgetting.summary(records.read(self.out)))
-        root = self.parts.learner.forward.root
-        model.export(root.model, self.data.tokenizer, self.out / "model", card=text)
-
     def _end(self, reason: str) -> None:
-        """The last record of a sitting. On a disk that is full it is left out: what stopped the
-        run is already on its way to the user."""
+        """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
         try:
             self.journal.write("end", {"reason": reason, "seconds": self._seconds()})
         except OSError:

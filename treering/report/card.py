@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from treering.config import Recipe, to_toml, without_folders
 from treering.report.table import markdown
 
 
-def card(recipe: str, summary: dict[str, Any]) -> str:
+def card(recipe: Recipe, summary: dict[str, Any]) -> str:
     """The README.md of an exported model: what it was trained on, what it learned and lost."""
     return f"""---
 library_name: transformers
@@ -21,6 +22,6 @@ at the end of each phase, in nats/token:
 {markdown(summary)}
 
 ```toml
-{recipe.strip()}
+{to_toml(without_folders(recipe)).strip()}
 ```
 """

@@ -60,6 +60,11 @@ class Live:
         words += f"{at.tokens_per_second:,.0f} tokens/s  {left} left  {self._corpora()}"
         self._line.update(Text(words, no_wrap=True, overflow="ellipsis"), refresh=True)
 
+    def doing(self, text: str) -> None:
+        """What is done between two steps, on the line."""
+        if self.console.is_terminal:
+            self._line.update(Text(text), refresh=True)
+
     def scored(self, step: int, phase: str, losses: dict[str, float]) -> None:
         """Held-out losses after `step`."""
         self.now = losses

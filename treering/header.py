@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware."""
+"""What made a run: its recipe, its phases, its model's size, versions, commit, hardware."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ from typing import Any
 
 import torch
 
-from treering.learner import Forward
+from treering import model, schema
+from treering.build import Data
+from treering.config import Recipe
+from treering.learner import Forward, Learner
 
 
-def facts(forward: Forward) -> dict[str, Any]:
-    """The header's account of software and hardware."""
+def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
+    """The first record of each sitting."""
+    names = [phase.name for phase in recipe.phases]
+    total, multiplying = model.count(learner.forward.root.model)
+    return {
+        "recipe": schema.values(recipe),
+        "identity": data.identity,
+        "phases": [
+            {"name": name, "end_step": sum(data.steps[: i + 1])} for i, name in enumerate(names)
+        ],
+        "parameters": total,
+        "multiplying_parameters": multiplying,
+        "flops_per_token": learner.flops_per_token,
+        **_machine(learner.forward),
+    }
+
+
+def _machine(forward: Forward) -> dict[str, Any]:
     versions = {name: _version(name) for name in ("treering", "torch", "transformers", "numpy")}
     on_gpu = forward.device.type == "cuda"
     return {

@@ -1,0 +1,107 @@
+"""What several tests need: a store of integers, a tiny model that learns, batches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from treering.batch import Batch, refs
+from treering.store import Store, open_store
+from treering.writer import Writer, commit
+
+if TYPE_CHECKING:
+    from treering.learner import Learner
+
+LENGTH, VOCABULARY = 8, 64
+
+
+@pytest.fixture
+def store_of(tmp_path: Path) -> Callable[..., Store]:
+    """`store_of(name, tokens)` writes the tokens as a store of one document and opens it."""
+
+    def make(name: str, tokens: Sequence[int], vocabulary: int = VOCABULARY) -> Store:
+        writer = Writer(tmp_path / name, vocabulary)
+        writer.add(np.array(tokens, np.int64))
+        commit({writer: {"tokenizer": "abc", "end_of_text": 0, "bytes": 1, "skipped": 0}})
+        return open_store(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def learner_of() -> Callable[..., Learner]:
+    """`learner_of(rows=2, decay=0.1, ...)`: a Llama of one layer, eager, with its optimizer."""
+    from treering import config, model
+    from treering.learner import Learner, forward
+    from treering.methods.objectives import NextToken
+
+    shape = config.Model(width=16, depth=1, heads=2, mlp=32, tied=False)
+
+    def make(
+        *,
+        rows: int = 4,
+        precision: str = "fp32",
+        rate: float = 1e-2,
+        seed: int = 0,
+        **optimizer: object,
+    ) -> Learner:
+        fresh = model.fresh(shape, vocabulary=VOCABULARY, length=LENGTH, seed=seed)
+        compute = config.Compute(compile=False, precision=precision, deterministic=True)
+        call = forward(model.Root(fresh, NextToken()), compute, rows)
+        made = Learner(call, config.Optimizer(**optimizer), flops_per_token=100.0)  # type: ignore[arg-type]
+        made.set_rate(rate)
+        return made
+
+    return make
+
+
+def batches(
+    *phases: int, rows: int = 4, seed: int = 0, length: int = LENGTH, replayed: int = 0
+) -> list[Batch]:
+    """Random tokens for phases of so many steps; the last `replayed` rows count as replayed."""
+    random = np.random.default_rng(seed)
+    made: list[Batch] = []
+    for phase, steps in enumerate(phases):
+        for step in range(steps):
+            made.append(
+                Batch(
+                    random.integers(0, VOCABULARY, (rows, length + 1)),
+                    refs([(0, len(made) * rows + row) for row in range(rows)]),
+                    np.arange(rows) >= rows - replayed,
+                    len(made),
+                    phase,
+                    step + 1 == steps,
+                )
+            )
+    return made
+
+
+@pytest.fixture
+def batches_of() -> Callable[..., list[Batch]]:
+    """`batches_of(3, 2)`: five steps of random tokens in two phases."""
+    return batches
+
+
+def chance(counts: np.ndarray, draws: int) -> float:
+    """Probability that `draws` draws of equally many distinct items, uniform, are as uneven as
+    these counts of each item: chi-square, corrected for drawing without replacement (the variance
+    shrinks by (n - k) / (n - 1)), its tail by Wilson and Hilferty's approximation."""
+    from math import erfc, sqrt
+
+    n, k = counts.size, counts.sum() / draws
+    expected = draws * k / n
+    statistic = ((counts - expected) ** 2 / expected).sum() * (n - 1) / (n - k)
+    freedom = n - 1
+    spread = 2 / (9 * freedom)
+    z = ((statistic / freedom) ** (1 / 3) - (1 - spread)) / sqrt(spread)
+    return erfc(z / sqrt(2)) / 2
+
+
+@pytest.fixture(scope="session")
+def chance_of() -> Callable[[np.ndarray, int], float]:
+    """Chi-square test of uniformity: the smaller, the less believable."""
+    return chance

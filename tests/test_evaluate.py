@@ -1,0 +1,210 @@
+"""Held-out loss: the same digits wherever it is asked for, and the digits of a loop by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from treering import build, cli, config, evaluate, outcome, records, text, tokenizer
+from treering.store import open_store
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.place(tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    tiny.run(place / "recipe.toml", place / "finished")
+    return place / "finished"
+
+
+@pytest.fixture(scope="module")
+def begun(place: Path, finished: Path) -> Path:
+    """The model that the run began with, as a folder of its own."""
+    recipe = config.load(place / "recipe.toml")
+    data = build.data(recipe, place / "cache")
+    folder = place / "begun"
+    build.start(recipe, data).save_pretrained(folder)
+    data.tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """What `treering evaluate --json` prints."""
+    capsys.readouterr()
+    with tiny.one_thread():
+        code = cli.main(["evaluate", *arguments, "--json"])
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    found: dict[str, Any] = json.loads(out.out)
+    return found
+
+
+def row(out: Path, step: int) -> dict[str, Any]:
+    """The scores of a run after a step, as `treering evaluate` prints them."""
+    return {
+        record["corpus"]: {name: record[name] for name in ("loss", "bits_per_byte", "tokens")}
+        for record in records.read(out)
+        if record["kind"] == "score" and record["step"] == step
+    }
+
+
+def test_evaluate_gives_the_last_row_of_a_run_and_row_0_of_its_beginning_to_the_digit(
+    finished: Path, begun: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ("--cache", str(place / "cache"))
+    recipe = ("--recipe", str(place / "recipe.toml"))
+    last, first = row(finished, tiny.STEPS), row(finished, 0)
+    assert list(last) == ["en", "fr", "de"]
+    assert asked(capsys, str(finished), *cache) == last  # its own recipe
+    assert asked(capsys, str(finished), *recipe, *cache) == last
+    assert asked(capsys, str(finished / "model"), *recipe, *cache) == last
+    assert asked(capsys, str(begun), *recipe, *cache) == first
+    assert first["en"] != last["en"]
+
+
+def test_the_table_has_a_line_for_each_corpus(
+    finished: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tiny.one_thread():
+        assert cli.main(["evaluate", str(finished), "--cache", str(place / "cache")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for corpus, found in row(finished, tiny.STEPS).items():
+        words = next(line for line in lines if f" {corpus} " in line)
+        assert f"{found['loss']:.4f}" in words and f"{found['bits_per_byte']:.4f}" in words
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 128, 10**9])
+def test_losses_are_those_of_a_loop_by_hand_in_float64(
+    finished: Path, place: Path, tokens: int
+) -> None:
+    recipe = config.load(place / "recipe.toml", sets=(f"evaluate.tokens={tokens}",))
+    data = build.data(recipe, place / "cache")
+    with tiny.one_thread():
+        found = outcome.scores(str(finished), recipe, place / "cache")
+        model = AutoModelForCausalLM.from_pretrained(finished / "model").double()
+    for corpus, store in data.validation.items():
+        samples = (store.tokens - 1) // 16
+        n = samples if tokens == 0 else min(samples, math.ceil(tokens / 16))
+        assert found[corpus].tokens == n * 16
+        index = np.array([i * samples // n for i in range(n)])
+        total, bytes_ = 0.0, 0
+        for window in store.read(index, 16):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([window[:-1]])).logits[0].log_softmax(-1)
+            total -= sum(float(logits[t, window[t + 1]]) for t in range(16))
+            # Halves of characters, alone no text, are counted as their bytes.
+            kept = [i for i in window[1:].tolist() if i != data.tokenizer.eos_token_id]
+            bytes_ += sum(len(data.tokenizer.convert_ids_to_tokens(i)) for i in kept)
+            assert data.tokenizer.decode(kept).isascii()
+        assert found[corpus].loss == pytest.approx(total / (n * 16), rel=1e-6)
+        assert found[corpus].bits_per_byte == pytest.approx(total / math.log(2) / bytes_, rel=1e-6)
+
+
+def test_tokens_0_scores_every_window(finished: Path, place: Path) -> None:
+    recipe = config.load(place / "recipe.toml", sets=("evaluate.tokens=0",))
+    data = build.data(recipe, place / "cache")
+    for text_, store in zip(build.held_outs(recipe, data), data.validation.values(), strict=True):
+        whole = store.read(np.arange(store.samples(16)), 16)
+        assert np.array_equal(text_.tokens, whole)
+        assert len(whole) == (store.tokens - 1) // 16
+
+
+def test_two_evaluations_are_equal_bit_for_bit(finished: Path, place: Path) -> None:
+    with tiny.one_thread():
+        one, two = (outcome.scores(str(finished), None, place / "cache") for _ in range(2))
+    assert one == two
+
+
+def test_no_document_that_is_scored_was_trained_on(place: Path, finished: Path) -> None:
+    recipe = config.load(place / "recipe.toml")
+    data = build.data(recipe, place / "cache")
+    parts = [[s for s in stores if s] for stores in (data.train, data.validation.values())]
+    end = data.tokenizer.eos_token_id
+
+    def documents(source: int) -> set[tuple[int, ...]]:
+        found: set[tuple[int, ...]] = set()
+        for store in parts[source]:
+            ids = store.read(np.arange(store.tokens - 1), 1)[:, 0].tolist()  # all but the last
+            marks = [-1, *(i for i, id in enumerate(ids) if id == end), len(ids)]
+            found |= {tuple(ids[a + 1 : b]) for a, b in zip(marks[:-1], marks[1:], strict=True)}
+        return found
+
+    train, held_out = documents(0), documents(1)
+    assert len(train) > 100 and len(held_out) > 20
+    assert train.isdisjoint(held_out)
+    sides = [text.in_validation(document, 0.2) for document in tiny.documents("en", 60)]
+    assert 0 < sum(sides) < 60
+
+
+def test_bits_per_byte_by_hand() -> None:
+    """Four predictions at ln 2 nats each are four bits; their tokens are 1, 2, 2 and 3 bytes."""
+
+    class Half(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(tokens),), math.log(2.0))
+
+    class Forward:
+        root = Half()
+
+        def __call__(self, tokens: np.ndarray) -> torch.Tensor:
+            return self.root(torch.from_numpy(tokens))
+
+        def micro_batches(self, tokens: np.ndarray) -> list[tuple[np.ndarray, int]]:
+            return [(tokens, len(tokens))]
+
+    windows = evaluate.HeldOut("en", np.zeros((2, 3), np.int64), bytes=1 + 2 + 2 + 3)
+    found = evaluate.score(Forward(), windows)  # type: ignore[arg-type]
+    assert found.bits_per_byte == pytest.approx(4 / 8, rel=1e-6)
+    assert found.tokens == 4
+    unknown = evaluate.HeldOut("en", np.zeros((2, 3), np.int64), bytes=None)
+    assert evaluate.score(Forward(), unknown).bits_per_byte is None  # type: ignore[arg-type]
+
+
+def test_a_store_without_a_sidecar_has_a_warning_and_no_bits_per_byte(
+    place: Path, finished: Path, tmp_path: Path
+) -> None:
+    data = build.data(config.load(place / "recipe.toml"), place / "cache")
+    prefix = data.validation["fr"].path.removesuffix(".bin")
+    for suffix in (".bin", ".idx"):
+        (tmp_path / f"foreign{suffix}").write_bytes(Path(prefix + suffix).read_bytes())
+    sets = (f"corpora.fr.validation='{tmp_path / 'foreign'}'",)
+    recipe = config.load(place / "recipe.toml", sets=sets)
+    with tiny.one_thread(), pytest.warns(UserWarning, match="without a sidecar"):
+        found = outcome.scores(str(finished), recipe, place / "cache")
+    assert found["fr"].bits_per_byte is None
+    assert found["fr"].loss == row(finished, tiny.STEPS)["fr"]["loss"]
+    assert found["en"].bits_per_byte is not None
+    with pytest.warns(UserWarning, match="without a sidecar"):
+        assert open_store(tmp_path / "foreign").bytes is None
+
+
+def test_a_past_corpus_is_forgotten_after_one_phase_from_a_pretrained_model(
+    place: Path, finished: Path, tmp_path: Path
+) -> None:
+    """The commonest use: a checkpoint that knows English goes on with French."""
+    sets = (
+        f"model={{from='{finished / 'model'}'}}",
+        "replay={past=['en']}",
+        "phases=[{name='fr', tokens=640, mixture={fr=1.0}}]",
+    )
+    recipe = tiny.without(place, "tokenizer")
+    summary = tiny.run(recipe, tmp_path / "out", *sets)
+    before, after = row(tmp_path / "out", 0)["en"]["loss"], row(tmp_path / "out", 10)["en"]["loss"]
+    assert row(tmp_path / "out", 0) == row(finished, tiny.STEPS)
+    assert summary["learned"] == {"en": 0, "fr": len(summary["rows"]) - 1}
+    forgetting = summary["loss"]["metrics"]["forgetting"]
+    assert forgetting["per_corpus"] == {"en": after - before}
+    assert forgetting["value"] == after - before
+    mark = tokenizer.fingerprint(tokenizer.load(tmp_path / "out/model"))
+    assert mark == tokenizer.fingerprint(tokenizer.load(finished / "model"))

@@ -1,0 +1,373 @@
+"""A whole run: its records, its second sitting, and what it refuses."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import STEPS
+
+import treering
+from treering import records, training
+from treering.analysis import forgetting
+from treering.config import Invalid
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.place(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def recipe(place: Path) -> Path:
+    return place / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def unbroken(recipe: Path) -> Path:
+    tiny.run(recipe, recipe.parent / "unbroken")
+    return recipe.parent / "unbroken"
+
+
+@pytest.fixture(scope="module")
+def forks(place: Path, unbroken: Path) -> Iterator[tiny.Forks]:
+    with tiny.Forks(place) as forks:
+        yield forks
+
+
+def of(kind: str, out: Path) -> list[records.Record]:
+    return [record for record in records.read(out) if record["kind"] == kind]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Path, out: Path, *sets: str) -> None:
+    """Run, with a Ctrl-C during the 17th step of the sitting: within a cycle of Reptile."""
+    real, calls = training.Run._charge, []
+
+    def charge(self: training.Run, done: object) -> None:
+        calls.append(done)
+        if len(calls) == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, done)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Run, "_charge", charge)
+        tiny.run(recipe, out, *sets)
+
+
+# Records
+
+
+def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
+    expected = ["checkpoints", "model", "recipe.toml", "records.jsonl", "summary.json"]
+    assert sorted(path.name for path in unbroken.iterdir()) == expected
+
+
+def test_records_have_the_keys_of_their_kind(unbroken: Path) -> None:
+    of_step = {"replayed", "tokens_per_second", "tokens", "fresh_tokens", "flops", "seconds"}
+    of_step |= {"phase", "rate", "loss", "fresh_loss", "replayed_loss", "grad_norm"}
+    keys = {
+        "header": {"recipe", "versions", "commit", "hardware"},
+        "step": {"step"} | of_step,
+        "score": {"step", "phase", "corpus", "loss", "bits_per_byte", "tokens"},
+        "checkpoint": {"step", "path"},
+        "end": {"reason", "seconds"},
+    }
+    for kind, wanted in keys.items():
+        found = of(kind, unbroken)
+        assert found
+        assert all(wanted <= record.keys() for record in found), kind
+    assert [record["kind"] for record in records.read(unbroken)][0] == "header"
+    assert of("end", unbroken)[-1]["reason"] == "finished"
+
+
+def test_steps_count_from_1_and_what_is_cumulative_adds_up(unbroken: Path) -> None:
+    steps = of("step", unbroken)
+    assert [record["step"] for record in steps] == list(range(1, STEPS + 1))
+    assert [record["phase"] for record in steps] == ["first"] * 25 + ["second"] * 25
+    assert [record["tokens"] for record in steps] == [64 * n for n in range(1, STEPS + 1)]
+    fresh = 0.0
+    for record in steps:
+        fresh += 64 * (1 - record["replayed"])
+        assert record["fresh_tokens"] == fresh
+    assert [record["replayed"] for record in steps[:3]] == [0.0, 0.25, 0.25]  # nothing held yet
+    assert all(record["replayed_loss"] is not None for record in steps if record["replayed"])
+    header = of("header", unbroken)[0]
+    assert steps[3]["flops"] == pytest.approx(64 * 4 * header["flops_per_token"])
+    meta = 3 * header["parameters"]
+    assert steps[4]["flops"] == pytest.approx(64 * 5 * header["flops_per_token"] + meta)
+
+
+def test_every_corpus_is_scored_at_row_0_every_n_tokens_and_at_phase_ends(unbroken: Path) -> None:
+    scores = of("score", unbroken)
+    found = [(record["step"], record["corpus"]) for record in scores]
+    assert found == [(s, c) for s in (0, 9, 18, 25, 27, 36, 45, 50) for c in ("en", "fr", "de")]
+    assert {record["tokens"] for record in scores} == {128}
+    assert [record["phase"] for record in scores[::3]] == ["base"] + ["first"] * 3 + ["second"] * 4
+
+
+def test_checkpoints_are_recorded_and_the_last_ones_are_there(unbroken: Path) -> None:
+    found = of("checkpoint", unbroken)
+    assert [record["step"] for record in found] == [7, 14, 21, 25, 28, 35, 42, 49, 50]
+    assert tiny.checkpoints(unbroken) == ["step-000000049", "step-000000050"]
+    assert (unbroken / found[-1]["path"]).is_dir()
+
+
+def test_the_summary_is_the_analysis_of_the_records(unbroken: Path) -> None:
+    summary = json.loads((unbroken / "summary.json").read_text())
+    assert summary == forgetting.summary(records.read(unbroken))
+    assert summary["end"] == "finished"
+    row = [record["loss"] for record in of("score", unbroken)[-3:]]
+    assert summary["loss"]["values"][-1] == row
+    lost = summary["loss"]["metrics"]["forgetting"]["per_corpus"]
+    first = [record["loss"] for record in of("score", unbroken) if record["step"] == 25]
+    assert lost == {"en": row[0] - first[0]}  # fr and de were learned last
+
+
+def test_the_resolved_recipe_can_be_run_again(unbroken: Path, recipe: Path, tmp_path: Path) -> None:
+    again = treering.load(unbroken / "recipe.toml")
+    assert again == treering.load(recipe)
+    assert again.checkpoint.keep == 2  # a default, written out
+
+
+def test_from_python_as_from_the_command_line(unbroken: Path, recipe: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    quiet, cache = Console(quiet=True), str(recipe.parent / "cache")
+    with tiny.one_thread():
+        summary = treering.run(treering.load(recipe), tmp_path, cache=cache, console=quiet)
+    assert summary["loss"] == json.loads((unbroken / "summary.json").read_text())["loss"]
+    assert treering.read(tmp_path) == records.read(tmp_path)
+    tiny.assert_same_run(tmp_path, unbroken)
+
+
+# Methods that do nothing
+
+
+def test_share_0_is_a_recipe_without_replay(recipe: Path, tmp_path: Path) -> None:
+    tiny.run(recipe, tmp_path / "zero", "replay.share=0.0")
+    tiny.run(tiny.without(recipe.parent, "replay"), tmp_path / "none")
+    tiny.assert_same_run(tmp_path / "zero", tmp_path / "none")
+
+
+def test_reptile_at_rate_1_is_descent(unbroken: Path, recipe: Path, tmp_path: Path) -> None:
+    tiny.run(recipe, tmp_path / "one", "update.rate=1.0")
+    tiny.run(tiny.without(recipe.parent, "update"), tmp_path / "none")
+    tiny.assert_same_run(tmp_path / "one", tmp_path / "none")
+    assert tiny.weights(tmp_path / "one") != tiny.weights(unbroken)
+
+
+# The second sitting
+
+
+def test_ctrl_c_saves_and_the_second_run_goes_on_bit_for_bit(
+    unbroken: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, recipe, tmp_path)
+    assert of("end", tmp_path)[-1]["reason"] == "interrupted"
+    assert tiny.checkpoints(tmp_path)[-1] == "step-000000017"
+    assert not (tmp_path / "summary.json").exists()
+    tiny.run(recipe, tmp_path)
+    tiny.assert_same_run(tmp_path, unbroken)
+    assert [record["reason"] for record in of("end", tmp_path)] == ["interrupted", "finished"]
+    assert len(of("header", tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("update={kind='descent'}", "replay.memory={kind='everything'}"),
+        ("replay.budget='batch'", "replay.memory={kind='balanced', over='past'}"),
+        ("replay.budget='fresh'", "optimizer.at_phase='reset'", "schedule.span='phase'"),
+        ("update.align=true", "update.start='second'", "update.anchor='cpu'"),
+        ("update.inner={kind='reptile', every=2, rate=0.3}", "optimizer.kind='sgd'"),
+        ("update.inner={kind='per_sample'}", "batch.micro=16"),
+        ("compute.precision='bf16'", "seed=7"),
+    ],
+)
+def test_every_method_resumes_bit_for_bit(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...]
+) -> None:
+    tiny.run(recipe, tmp_path / "whole", *sets)
+    for _ in range(2):
+        interrupt(monkeypatch, recipe, tmp_path / "parts", *sets)
+    tiny.run(recipe, tmp_path / "parts", *sets)
+    tiny.assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where it compiles
+def test_a_compiled_run_resumes_bit_for_bit(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = ("compute.compile=true", "phases.0.tokens=1280", "phases.1.tokens=256")
+    tiny.run(recipe, tmp_path / "whole", *compiled)
+    interrupt(monkeypatch, recipe, tmp_path / "parts", *compiled)
+    tiny.run(recipe, tmp_path / "parts", *compiled)
+    tiny.assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@linux
+def test_sigint_ends_with_130_and_an_end_record(
+    forks: tiny.Forks, unbroken: Path, tmp_path: Path
+) -> None:
+    sitting = forks.start(tmp_path / "out")
+    while not (tmp_path / "out/checkpoints").exists():
+        time.sleep(0.001)
+    os.kill(sitting.pid, signal.SIGINT)
+    code, log = sitting.wait()
+    assert (code, log.splitlines()[-1]) == (
+        130,
+        "treering: interrupted; the same command goes on from here",
+    )
+    assert "Traceback" not in log
+    assert of("end", tmp_path / "out")[-1]["reason"] == "interrupted"
+    code, log = forks.run(tmp_path / "out")
+    assert code == 0, log
+    tiny.assert_same_run(tmp_path / "out", unbroken)
+
+
+@linux
+def test_a_finished_run_says_so_and_nothing_is_rewritten(
+    forks: tiny.Forks, unbroken: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(unbroken, tmp_path / "out")
+    before = tiny.files(tmp_path / "out")
+    code, log = forks.run(tmp_path / "out")
+    assert code == 0 and "is finished" in log
+    assert tiny.files(tmp_path / "out") == before
+
+
+def test_a_changed_recipe_is_refused_with_old_and_new_value(
+    unbroken: Path, recipe: Path, tmp_path: Path
+) -> None:
+    before = tiny.files(unbroken)
+    with pytest.raises(Invalid, match=r"recipe changed: update.rate: 0.5 -> 0.25; undo it, .*--fr"):
+        tiny.run(recipe, unbroken, "update.rate=0.25")
+    with pytest.raises(Invalid, match=r"optimizer.clip: 1.0 -> 2.0; seed: 1 -> 2;"):
+        tiny.run(recipe, unbroken, "seed=2", "optimizer.clip=2.0")
+    with pytest.raises(Invalid, match=r"\(and 1 more\)"):
+        tiny.run(recipe, unbroken, "seed=2", "optimizer.clip=2", "update.every=6", "batch.micro=64")
+    assert tiny.files(unbroken) == before
+
+
+def test_the_same_texts_elsewhere_are_the_same_run(
+    unbroken: Path, place: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(place, moved, ignore=shutil.ignore_patterns("unbroken", "log-*", "cache"))
+    interrupt(monkeypatch, recipe, tmp_path / "out")
+    tiny.run(moved / "recipe.toml", tmp_path / "out")
+    tiny.assert_same_run(tmp_path / "out", unbroken)
+
+
+def test_an_edited_text_is_refused_by_its_corpus(
+    unbroken: Path, tmp_path: Path, place: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy, ignore=shutil.ignore_patterns("log-*"))
+    tiny.write_text(copy / "fr-held-out.jsonl", tiny.documents("fr", 12, "other"))
+    before = tiny.files(copy / "unbroken")
+    with pytest.raises(Invalid, match=r"recipe changed: corpora.fr.validation: '\w+' -> '\w+';"):
+        tiny.run(copy / "recipe.toml", copy / "unbroken")
+    assert tiny.files(copy / "unbroken") == before
+
+
+def test_fresh_keeps_the_old_folder_aside(recipe: Path, unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path / "out")
+    before = tiny.files(tmp_path / "out")
+    for k in (1, 2):
+        tiny.run(recipe, tmp_path / "out", "update.rate=0.25", fresh=True)
+        assert tiny.files(tmp_path / "out.old-1") == before
+        assert (tmp_path / f"out.old-{k}").is_dir()
+    assert of("header", tmp_path / "out")[0]["recipe"]["update"]["rate"] == 0.25
+    assert len(of("step", tmp_path / "out")) == STEPS
+
+
+def test_a_locked_folder_is_refused(recipe: Path, unbroken: Path) -> None:
+    handle = os.open(unbroken, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(Invalid, match=r"another run is using it; wait"):
+            tiny.run(recipe, unbroken)
+    finally:
+        os.close(handle)
+
+
+def test_a_run_in_progress_is_refused_a_second_time(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = training.Run._score, []
+
+    def score(self: training.Run, phase: str) -> None:
+        if phase == "base":
+            with pytest.raises(Invalid, match=r"another run is using it"):
+                tiny.run(recipe, tmp_path)
+            refused.append(phase)
+        real(self, phase)
+
+    monkeypatch.setattr(training.Run, "_score", score)
+    interrupt(monkeypatch, recipe, tmp_path)
+    assert refused == ["base"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_refused(recipe: Path, tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("years of work")
+    with pytest.raises(Invalid, match=r"--out .*out: holds files but no run"):
+        tiny.run(recipe, tmp_path / "out", fresh=fresh)
+    assert tiny.files(tmp_path) == {"out/thesis.tex": b"years of work"}
+
+
+def test_a_file_instead_of_a_folder_is_refused(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(Invalid, match=r"--out .*out: is a file"):
+        tiny.run(recipe, tmp_path / "out")
+
+
+# Damage between two sittings
+
+
+@pytest.mark.parametrize("edit", ["truncated", "changed"])
+def test_a_damaged_store_is_refused_by_name_and_the_run_is_untouched(
+    unbroken: Path, place: Path, tmp_path: Path, edit: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy, ignore=shutil.ignore_patterns("log-*"))
+    store = max((copy / "cache/stores").glob("*/tokens.bin"), key=lambda path: path.stat().st_size)
+    data = bytearray(store.read_bytes())
+    data[100] ^= 1
+    store.write_bytes(data if edit == "changed" else data[:-2])
+    before = tiny.files(copy / "unbroken")
+    with pytest.raises(Invalid, match=str(store)):
+        tiny.run(copy / "recipe.toml", copy / "unbroken")
+    assert tiny.files(copy / "unbroken") == before
+
+
+@linux
+@pytest.mark.parametrize("limit", [3_000, 9_000, 20_000])
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    forks: tiny.Forks, unbroken: Path, tmp_path: Path, limit: int
+) -> None:
+    """No file may grow beyond the limit: first the checkpoint fails, or first the records."""
+    out = tmp_path / "out"
+    code, log = forks.run(out, limit=limit)
+    assert code == 1, log
+    assert "File too large" in log.splitlines()[-1] and "Traceback" not in log
+    assert (out / "records.jsonl").stat().st_size <= limit
+    lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+    assert all(json.loads(line) and line.endswith(b"\n") for line in lines)
+    assert not list(out.glob("checkpoints/.step*"))
+    code, log = forks.run(out)
+    assert code == 0, log
+    tiny.assert_same_run(out, unbroken)
