@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,13 @@ def store_of(tmp_path: Path) -> Callable[..., Store]:
 
 
 @pytest.fixture
-def learner_of() -> Callable[..., Learner]:
-    """`learner_of(rows=2, decay=0.1, ...)`: a Llama of one layer, eager, with its optimizer."""
+def learner_of() -> Iterator[Callable[..., Learner]]:
+    """`learner_of(rows=2, decay=0.1, ...)`: a Llama of one layer, eager, with its optimizer.
+
+    One thread: at this size more of them only wait for one another.
+    """
+    import torch
+
     from treering import config, model
     from treering.learner import Learner, forward
     from treering.methods.objectives import NextToken
@@ -56,7 +61,10 @@ def learner_of() -> Callable[..., Learner]:
         made.set_rate(rate)
         return made
 
-    return make
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make
+    torch.set_num_threads(threads)
 
 
 def batches(

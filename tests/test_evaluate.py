@@ -101,7 +101,9 @@ def test_losses_are_those_of_a_loop_by_hand_in_float64(
         total, bytes_ = 0.0, 0
         for window in store.read(index, 16):
             with torch.no_grad():
-                logits = model(input_ids=torch.tensor([window[:-1]])).logits[0].log_softmax(-1)
+                logits = (
+                    model(input_ids=torch.from_numpy(window[None, :-1])).logits[0].log_softmax(-1)
+                )
             total -= sum(float(logits[t, window[t + 1]]) for t in range(16))
             # Halves of characters, alone no text, are counted as their bytes.
             kept = [i for i in window[1:].tolist() if i != data.tokenizer.eos_token_id]

@@ -115,7 +115,7 @@ def planners(draw: st.DrawFn, *, budget: str | None = None, over: str | None = N
 
 
 @given(planners())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_steps_fresh_samples_are_never_in_its_replay_and_draws_are_distinct(
     plan: Planner,
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_steps_fresh_samples_are_never_in_its_replay_and_draws_are_distinct(
 
 
 @given(planners())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_nothing_is_replayed_that_was_not_in_the_stream_before(plan: Planner) -> None:
     met: set[Pair] = set()
     for step in walk(plan):
@@ -135,7 +135,7 @@ def test_nothing_is_replayed_that_was_not_in_the_stream_before(plan: Planner) ->
 
 
 @given(planners(over="past"))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_over_past_draws_nothing_that_only_the_current_phase_has_met(plan: Planner) -> None:
     met: set[Pair] = set()
     before: set[Pair] = set()
@@ -179,7 +179,7 @@ def test_a_past_corpus_that_is_trained_on_again_is_not_offered_again() -> None:
 
 
 @given(planners())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_a_step_replays_its_share_or_is_all_fresh_while_the_memory_is_too_small(
     plan: Planner,
 ) -> None:
@@ -210,7 +210,7 @@ def test_the_first_step_of_all_has_nothing_to_replay() -> None:
     budget=st.sampled_from(["total", "fresh", "batch"]),
     window=st.tuples(st.integers(0, 60), st.integers(1, 60)),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_the_achieved_share_is_off_by_less_than_one_sample_over_any_window(
     share: Fraction, rows: int, budget: str, window: tuple[int, int]
 ) -> None:
@@ -256,7 +256,7 @@ def test_replay_through_the_plan_is_uniform_over_what_was_seen(memory: Memory) -
         wanted = {c: total * c / 6 for c in by_corpus}
         assert len(counts) == 60
     elif isinstance(memory, Balanced):
-        wanted = {c: total / 3 for c in by_corpus}
+        wanted = dict.fromkeys(by_corpus, total / 3)
         assert len(counts) == 60
     else:
         wanted = {c: total * c / 6 for c in by_corpus}  # 64 slots hold all 60
@@ -267,7 +267,7 @@ def test_replay_through_the_plan_is_uniform_over_what_was_seen(memory: Memory) -
 
 
 @given(planners())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_every_fresh_sample_is_trained_exactly_once_per_epoch(plan: Planner) -> None:
     taken = [pair for step in walk(plan) for pair in fresh(step)]
     for source, size in enumerate(plan.sizes):
@@ -291,9 +291,7 @@ class Spy:
     def empty(self, seen: NDArray[np.int64], at: int) -> MemoryState:
         return {}
 
-    def offer(
-        self, state: MemoryState, seen: NDArray[np.int64], new: Refs, at: int
-    ) -> MemoryState:
+    def offer(self, state: MemoryState, seen: NDArray[np.int64], new: Refs, at: int) -> MemoryState:
         self.offered.extend(new.pairs())
         self.ages.append(int(seen.sum()))
         return state
@@ -439,7 +437,7 @@ def test_the_papers_own_step_counts() -> None:
 
 
 @given(planners(budget="fresh"))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_phase_sees_at_least_its_fresh_samples_and_one_step_fewer_would_not(
     plan: Planner,
 ) -> None:
@@ -454,7 +452,7 @@ def test_a_phase_sees_at_least_its_fresh_samples_and_one_step_fewer_would_not(
 
 
 @given(planners(budget="total"))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_phase_has_as_many_whole_steps_as_its_tokens_need(plan: Planner) -> None:
     wanted = tuple(ceil(stage.samples / plan.rows) for stage in plan.stages)
     assert plan.lengths() == replace(plan, budget="batch").lengths() == wanted
@@ -532,7 +530,7 @@ def test_the_arrays_of_a_state_keep_their_shapes() -> None:
 
 
 @given(planners(), st.sampled_from(["total", "fresh", "batch"]), st.sampled_from(["all", "past"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_share_0_is_sequential_whatever_the_memory(plan: Planner, budget: str, over: str) -> None:
     without = replace(plan, share=Fraction(0))
     other = replace(without, memory=Balanced(), budget=budget, over=over, past=(False,) * 4)

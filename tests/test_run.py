@@ -355,7 +355,7 @@ def test_a_damaged_store_is_refused_by_name_and_the_run_is_untouched(
 
 
 @linux
-@pytest.mark.parametrize("limit", [3_000, 9_000, 20_000])
+@pytest.mark.parametrize("limit", [3_000, 9_000, 20_000, 26_000])
 def test_a_full_disk_is_named_and_nothing_is_lost(
     forks: tiny.Forks, unbroken: Path, tmp_path: Path, limit: int
 ) -> None:
@@ -370,4 +370,24 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     assert not list(out.glob("checkpoints/.step*"))
     code, log = forks.run(out)
     assert code == 0, log
+    tiny.assert_same_run(out, unbroken)
+
+
+@linux
+def test_a_disk_that_is_full_at_the_export_is_named_and_nothing_is_lost(
+    forks: tiny.Forks, unbroken: Path, tmp_path: Path
+) -> None:
+    out, size = tmp_path / "out", (unbroken / "model/model.safetensors").stat().st_size
+    shutil.copytree(unbroken, out)
+    shutil.rmtree(out / "model")
+    (out / "summary.json").unlink()
+    code, log = forks.run(out, limit=size - 1)
+    assert code == 1, log
+    assert f"{out / 'model'}: " in log.splitlines()[-1] and "Traceback" not in log
+    assert sorted(path.name for path in out.iterdir()) == [
+        "checkpoints",
+        "recipe.toml",
+        "records.jsonl",
+    ]
+    assert forks.run(out)[0] == 0
     tiny.assert_same_run(out, unbroken)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from treering.config import Invalid
-from treering.methods.schedules import KINDS, Constant, Cosine, Linear
+from treering.methods.schedules import Constant, Cosine, Linear
 from treering.methods.schedules.warmup import join
 from treering.protocols import Schedule
 
@@ -111,7 +111,3 @@ def test_a_schedule_is_a_function_of_the_step_alone() -> None:
 def test_a_rate_or_share_out_of_range_is_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(Invalid, match=message):
         Cosine(**fields)
-
-
-def test_every_schedule_has_a_name_in_the_recipe() -> None:
-    assert KINDS == {"constant": Constant, "cosine": Cosine, "linear": Linear}

@@ -73,7 +73,9 @@ def test_the_last_sample_of_a_store_is_read_whole(store_of: StoreOf) -> None:
     store = store_of("x", range(21))  # five samples of 4, exactly; 22 would be one token idle
     stream = stream_of(store, share="0", samples=5)
     rows = [row for batch, _ in stream.batches(stream.planner.start()) for row in batch.tokens]
-    assert sorted(row.tolist() for row in rows[:5]) == [list(range(i, i + 5)) for i in range(0, 20, 4)]
+    assert sorted(row.tolist() for row in rows[:5]) == [
+        list(range(i, i + 5)) for i in range(0, 20, 4)
+    ]
 
 
 def test_the_batches_from_a_later_state_are_the_same(store_of: StoreOf) -> None:
@@ -90,7 +92,10 @@ def test_the_batches_from_a_later_state_are_the_same(store_of: StoreOf) -> None:
 def test_a_token_id_beyond_the_vocabulary_is_refused_with_the_name_of_its_store(
     store_of: StoreOf,
 ) -> None:
-    good, bad = store_of("good", range(60)), store_of("bad", [*range(50), 64, 3], vocabulary=200)
+    good, bad = (
+        store_of("good", range(60)),
+        store_of("bad", [*range(20), 64, *range(30)], vocabulary=200),
+    )
     stream = stream_of(good, bad)
     with pytest.raises(Invalid, match=r"bad\.bin: token id 64 is beyond .* vocabulary of 64; \w+"):
         for batch, _ in stream.batches(stream.planner.start()):
@@ -98,9 +103,7 @@ def test_a_token_id_beyond_the_vocabulary_is_refused_with_the_name_of_its_store(
     assert readers() == []
 
 
-def test_a_store_that_shrinks_mid_run_raises_in_the_loop(
-    store_of: StoreOf, tmp_path: Path
-) -> None:
+def test_a_store_that_shrinks_mid_run_raises_in_the_loop(store_of: StoreOf, tmp_path: Path) -> None:
     stream = stream_of(store_of("x", list(range(60)) * 20), samples=1200)
     seen = 0
     with pytest.raises(Invalid, match=r"x\.bin: ends too early"):
@@ -109,7 +112,7 @@ def test_a_store_that_shrinks_mid_run_raises_in_the_loop(
             seen += 1
             if seen == 3:
                 os.truncate(tmp_path / "x.bin", 100)
-    assert 3 <= seen <= 3 + 4 + 300
+    assert 3 <= seen <= 3 + 4  # what was read before the cut
     assert readers() == []
 
 

@@ -54,6 +54,7 @@ class Parts:
 
 def data(recipe: Recipe, cache: Path) -> Data:
     """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache."""
+    _check_methods(recipe)
     words = _tokenizer(recipe, cache)
     mark, size = tokenizer.fingerprint(words), tokenizer.size(words)
     train: list[Store | None] = []
@@ -74,6 +75,13 @@ def data(recipe: Recipe, cache: Path) -> Data:
     return Data(
         words, tuple(train), validation, plan, plan.lengths(), _identity(recipe, mark, digests)
     )
+
+
+def _check_methods(recipe: Recipe) -> None:
+    """Make every method once: what is misspelt is told before the minutes of a preparation."""
+    _update(recipe, recipe.update, "update")
+    _schedule(recipe, (1,) * len(recipe.phases))
+    planner(recipe, (2**40,) * len(recipe.corpora))
 
 
 def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:

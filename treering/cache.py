@@ -93,7 +93,7 @@ def _prepared(
     options: Options,
 ) -> tuple[str, str | None]:
     """The prefixes of a text's stores in the cache."""
-    options = replace(options, validation=share)
+    options = replace(options, validation=share, label=Path(text).name)
     how = (share, options.field, options.bos, options.skip_bad)
     key = _key("store", texts.digest(text), tokenizers.fingerprint(tokenizer), *how)
 

@@ -123,4 +123,12 @@ def _quiet(work: Any) -> None:
         try:
             work()
         except CheckpointException as error:
-            raise next(iter(error.failures.values()))[0] from None
+            raise _cause(next(iter(error.failures.values()))[0]) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The OSError behind an error: of a full disk torch says at last that a position is wrong."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__context__
+    return behind or error

@@ -20,6 +20,7 @@ class Journal:
         self._records = Records(path)
         self._phases = phases
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
+        self.loss, self.tokens_per_second = float("nan"), 0.0  # of the last steps written
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
         """Note a step that took `took` seconds; `ledger` and `seconds` are cumulative."""
@@ -32,16 +33,17 @@ class Journal:
         self.flush()
         self._records.append(kind, fields)
 
-    def flush(self) -> tuple[float, float]:
-        """Write the pending steps: the only place that waits for the device. Returns the last
-        loss and the mean tokens per second of what was written, NaN and 0 for nothing."""
-        loss, tokens, time = float("nan"), 0, 0.0
-        while self._pending:
-            done, ledger, took, seconds = self._pending.pop(0)
+    def flush(self) -> None:
+        """Write the pending steps: the only place that waits for the device."""
+        if not self._pending:
+            return
+        steps, self._pending = self._pending, []
+        for done, ledger, took, seconds in steps:
             record = self._record(done, ledger, took, seconds)
             self._records.append("step", record)
-            loss, tokens, time = record["loss"], tokens + done.batch.predicted, time + took
-        return loss, tokens / time if time else 0.0
+            self.loss = record["loss"]
+        tokens = sum(done.batch.predicted for done, *_ in steps)
+        self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
 
     def sync(self) -> None:
         """Return when all records lie on the disk."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -122,7 +123,7 @@ def pretrained(source: str, *, dropout: float = 0.0, remote_code: bool = False) 
 def fingerprint(source: str | None) -> str | None:
     """A digest of a model folder's config and weights (sizes, first and last MiB of each file), so
     that a run is resumed with the model that it began with. None for a hub id or a fresh model."""
-    if source is None or not Path(source).is_dir():
+    if source is None or not (Path(source) / "config.json").is_file():
         return None
     digest = hashlib.sha256((Path(source) / "config.json").read_bytes())
     for path in sorted(Path(source).glob("*.safetensors")):
@@ -171,6 +172,8 @@ def export(
         if folder.exists():
             shutil.rmtree(folder)
         beside.rename(folder)
+    except SafetensorError as error:  # how it says that a disk is full
+        raise OSError(f"{folder}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

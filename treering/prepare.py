@@ -43,6 +43,7 @@ class Options:
     skip_bad: bool = False
     bos: bool = False
     quiet: bool = False
+    label: str = ""  # what the screen calls the text; the stores' own names if empty
 
     def __post_init__(self) -> None:
         if isinstance(self.validation, float | int) and not 0 < self.validation < 1:
@@ -100,7 +101,7 @@ def prepare(
     try:
         for prefix in prefixes:
             parts.append(Part(Writer(prefix, vocabulary), Tally()))
-        with Bar(parts, size, options.quiet) as bar, closing(ids) as documents:
+        with Bar(parts, size, options) as bar, closing(ids) as documents:
             for number, text, tokens in documents:
                 parts[number].add(text, tokens)
                 bar.update()
@@ -158,16 +159,16 @@ def _check(parts: list[Part]) -> None:
 class Bar:
     """The progress bar on the standard error: documents, tokens/s, time left; or silence."""
 
-    def __init__(self, parts: list[Part], size: int | None, quiet: bool) -> None:
-        self._parts, self._quiet, self._updates = parts, quiet, 0
+    def __init__(self, parts: list[Part], size: int | None, options: Options) -> None:
+        self._parts, self._options, self._updates = parts, options, 0
         self._progress = Progress(
-            TextColumn("preparing"),
+            TextColumn(f"preparing {options.label}".rstrip(), markup=False),
             BarColumn(),
             TextColumn("{task.fields[documents]:,} documents"),
             TextColumn("{task.fields[rate]:,.0f} tokens/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=quiet,
+            disable=options.quiet,
         )
         self._task = self._progress.add_task("", total=size, documents=0, rate=0.0)
 
@@ -187,9 +188,11 @@ class Bar:
 
     def report(self) -> None:
         """One line for each store, at the end."""
-        for part in self._parts if not self._quiet else []:
+        for part in self._parts if not self._options.quiet else []:
             writer, tally = part.writer, part.tally
-            line = f"{writer.prefix}: {writer.documents:,} documents, {writer.tokens:,} tokens"
+            held_out = "" if part is self._parts[0] else ", held out"
+            name = f"{self._options.label}{held_out}" if self._options.label else writer.prefix
+            line = f"{name}: {writer.documents:,} documents, {writer.tokens:,} tokens"
             if tally.skipped:
                 line += f"; {tally.skipped:,} bad lines skipped, the first {tally.first}"
             self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)

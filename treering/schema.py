@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ T = TypeVar("T")
 
 class Invalid(ValueError):
     """Bad input from a user: one line that names the key, the value and the remedy. Exit code 2."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line.replace("\n", " "))  # a key or a path may hold a line break
 
 
 def read(kind: type[T], table: object, where: str) -> T:
@@ -86,8 +90,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return read(hint, value, where + ".")  # type: ignore[arg-type]
     if origin is None and _fits(hint, value):
         return float(value) if hint is float else value  # type: ignore[arg-type]
-    names = {dict: "a table", tuple: "a list"}
-    _refuse(value, where, names.get(origin) or str(getattr(hint, "__name__", hint)))
+    names = {dict: "a table", tuple: "a list", float: "a finite number"}
+    _refuse(value, where, names.get(origin or hint) or str(getattr(hint, "__name__", hint)))
 
 
 def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
@@ -97,7 +101,9 @@ def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
 def _fits(kind: type, value: object) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float:  # neither nan, nor inf, nor an integer beyond all floats
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def _plain(value: Any) -> Any:

@@ -136,10 +136,10 @@ class Run:
         return self.earlier + time.monotonic() - self.began
 
     def _show(self, phase: str) -> None:
-        loss, speed = self.journal.flush()
-        steps, rows = sum(self.data.steps), self.recipe.rows * self.recipe.length
-        left = (steps - self.state.step) * rows / max(speed, 1e-9)
-        self.live.show(Progress(phase, self.state.step, steps, loss, speed, left))
+        self.journal.flush()
+        step, steps, speed = self.state.step, sum(self.data.steps), self.journal.tokens_per_second
+        left = (steps - step) * self.recipe.rows * self.recipe.length / max(speed, 1e-9)
+        self.live.show(Progress(phase, step, steps, self.journal.loss, speed, left))
 
     def _score(self, phase: str) -> None:
         losses = {}

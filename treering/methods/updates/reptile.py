@@ -1,6 +1,6 @@
 """Reptile: after every k inner updates, keep only a share of the way gone.
 
-    theta <- anchor + rate * (theta - anchor);  anchor <- theta
+    anchor <- theta;  k times: inner update;  theta <- anchor + rate * (theta - anchor)
 
 With replay around it this is MER at scale (arXiv 2508.01908, Algorithm 2); nested, it is
 Riemer's MER (ICLR 2019, Algorithm 1); without replay it is Lookahead (Zhang 2019).
@@ -23,10 +23,11 @@ from treering.protocols import Learner, Metrics, Update
 
 @dataclass
 class Reptile:
-    """`every` counts calls of the inner update. The anchor is the weights after the last
-    meta-update, on the weights' device or, at the price of two copies per meta-update, on the
-    host. `align` adds a meta-update at each phase's end. `start` names the phase with which the
-    update begins; until then it is its inner update.
+    """`every` counts calls of the inner update. The anchor is the weights before the first of
+    them, on the weights' device or, at the price of two copies per meta-update, on the host; it is
+    taken anew each time, because an outer Reptile may have moved the weights since. `align` adds
+    a meta-update at each phase's end. `start` names the phase with which the update begins; until
+    then it is its inner update.
 
     What is interpolated is `learner.params`, the fp32 weights that the optimizer owns: any other
     copy would be overwritten by the optimizer's next step. A rate of 1 is the inner update, bit
@@ -50,14 +51,13 @@ class Reptile:
         if self.rate == 0:
             warnings.warn("update.rate = 0 undoes every window: nothing is learned", stacklevel=2)
         self._anchor: list[torch.Tensor] | None = None
-        self._began = False
         self._calls = 0  # of the inner update since the last meta-update
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         if batch.phase < self.start or self.rate == 1:
             return self.inner(learner, batch)
-        if not self._began:
-            self._began, self._anchor = True, self._copies(learner)
+        if self._calls == 0:
+            self._take_anchor(learner)
         metrics = self.inner(learner, batch)
         self._calls += 1
         if self._calls < self.every and not (self.align and batch.ends_phase):
@@ -71,8 +71,14 @@ class Reptile:
         assert self._anchor is not None
         for weight, anchor in zip(learner.params, self._anchor, strict=True):
             weight.copy_(torch.lerp(anchor.to(weight.device), weight, self.rate))
-            anchor.copy_(weight)
         return 3.0 * sum(weight.numel() for weight in learner.params)
+
+    @torch.no_grad()
+    def _take_anchor(self, learner: Learner) -> None:
+        if self._anchor is None:
+            self._anchor = self._copies(learner)
+        for weight, anchor in zip(learner.params, self._anchor, strict=True):
+            anchor.copy_(weight)
 
     def _copies(self, learner: Learner) -> list[torch.Tensor]:
         device = torch.device("cpu") if self.anchor == "cpu" else None
@@ -89,8 +95,8 @@ class Reptile:
         return {"anchor": self._anchor, **inner}
 
     def counters(self) -> dict[str, Any]:
-        return {"began": self._began, "calls": self._calls, "inner": self.inner.counters()}
+        return {"calls": self._calls, "inner": self.inner.counters()}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
-        self._began, self._calls = bool(counters["began"]), int(counters["calls"])
+        self._calls = int(counters["calls"])
         self.inner.restore(counters["inner"])

@@ -1,0 +1,44 @@
+"""What the README shows can be run: its recipes load, its Python compiles and uses what is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import treering
+from treering import config, schema
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    if not README.exists():
+        pytest.skip("there is no README.md yet")
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_its_toml_is_a_recipe_or_tables_of_one() -> None:
+    found = blocks("toml")
+    assert found
+    for block in found:
+        table = tomllib.loads(block)
+        whole = {"length": 16, "model": {"preset": "1m"}, "tokenizer": {"train": 300}}
+        corpus = {"train": "text", "validation": 0.5}
+        whole |= {"corpora": {"a": corpus}, "phases": []}
+        recipe = schema.read(config.Recipe, whole | table, "")
+        if {"length", "corpora", "phases"} <= table.keys():
+            config.check(recipe)
+
+
+def test_its_python_uses_what_is_public() -> None:
+    found = blocks("python")
+    assert found
+    for block in found:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id == "treering":
+                    assert node.attr in treering.__all__

@@ -1,0 +1,51 @@
+"""Every recipe that comes along loads, and its methods can be made, without training."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from treering import build, config
+from treering.methods import memories, schedules
+from treering.protocols import Update
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.toml"))
+
+
+def stand_in(recipe: Path, data: Path) -> None:
+    """Texts where the recipe says that its texts lie."""
+    table: dict[str, Any] = tomllib.loads(recipe.read_text())
+    for corpus in table["corpora"].values():
+        for path in (corpus["train"], corpus["validation"]):
+            if isinstance(path, str):
+                file = data / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                tiny.write_text(file, tiny.documents("en", 2))
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 7
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_recipe_loads_and_its_methods_can_be_made(path: Path, tmp_path: Path) -> None:
+    stand_in(path, tmp_path)
+    recipe = config.load(path, data=tmp_path)
+    steps = tuple(-(-phase.tokens // recipe.batch.tokens) for phase in recipe.phases)
+    table = {name: value for name, value in recipe.replay.memory.items() if name != "over"}
+    assert build.construct(memories.KINDS, table, "replay.memory").held(7) == 7
+    table = {name: value for name, value in recipe.schedule.items() if name != "span"}
+    rate = build.construct(schedules.KINDS, table, "schedule").over(sum(steps))
+    assert all(0 < rate(step) <= recipe.schedule["peak"] for step in range(sum(steps)))
+    update: Update = build._update(recipe, recipe.update, "update")
+    assert update.counters() is not None
+    planner = build.planner(recipe, (10_000,) * len(recipe.corpora))
+    assert planner.lengths() == steps
+    assert sum(stage.samples for stage in planner.stages) > 0
+    assert recipe.model.preset in {"1m", "3m", "10m"}
+    assert path.name in path.read_text(), "its command names it"
