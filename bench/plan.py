@@ -9,8 +9,10 @@ from fractions import Fraction
 
 from common import alternate, ratio, report
 
+from treering.lengths import lengths
 from treering.methods.memories import Everything
-from treering.plan import Planner, Stage, State
+from treering.plan import Planner, Stage
+from treering.position import State
 
 LENGTH, ROWS = 256, 16
 
@@ -36,7 +38,7 @@ def planner(tokens: int) -> Planner:
 def stepper(tokens: int) -> Callable[[], None]:
     """A function that plans the next step, from the second phase's start on."""
     rule = planner(tokens)
-    steps = rule.lengths()
+    steps = lengths(rule)
     seen = (tokens // LENGTH // 2, 0)
     state = [State(steps[0], 1, 0, seen, seen, {}, {})]
 

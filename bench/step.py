@@ -22,6 +22,7 @@ from common import VOCABULARY, alternate, ratio, report, synthetic
 
 from treering import config, learner, model
 from treering.ledger import flops_per_token
+from treering.lengths import lengths
 from treering.loop import Rules, train
 from treering.methods.memories import Everything
 from treering.methods.objectives.next_token import NextToken
@@ -51,7 +52,7 @@ def arm(folder: Path, name: str) -> tuple[Callable[[], object], learner.Learner,
         memory=Everything(),
         over="all",
     )
-    stream = Stream(rule, [store], rule.lengths(), LENGTH, VOCABULARY)
+    stream = Stream(rule, [store], lengths(rule), LENGTH, VOCABULARY)
     begun = model.fresh(config.Model(preset="3m"), vocabulary=VOCABULARY, length=LENGTH, seed=0)
     layers, width = model.shape(begun)
     cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=LENGTH)

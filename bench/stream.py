@@ -12,8 +12,10 @@ from pathlib import Path
 from common import VOCABULARY, report, synthetic
 
 from treering.batch import Batch
+from treering.lengths import lengths
 from treering.methods.memories import Everything
-from treering.plan import Planner, Stage, State
+from treering.plan import Planner, Stage
+from treering.position import State
 from treering.store import Store
 from treering.stream import Stream
 
@@ -35,7 +37,7 @@ def stream(stores: list[Store], *, length: int, rows: int) -> Iterator[tuple[Bat
         memory=Everything(),
         over="all",
     )
-    made = Stream(rule, stores, rule.lengths(), length, VOCABULARY)
+    made = Stream(rule, stores, lengths(rule), length, VOCABULARY)
     return made.batches(rule.start())
 
 

@@ -103,7 +103,7 @@ WRONG = {
     "corpora={}": r"corpora = \[\]: name at least one",
     "corpora.en.validation=1.0": r"corpora.en.validation = 1.0: a share must lie between 0 and 1",
     "corpora.en.validation=[]": r"corpora.en.validation = \[\]: must be str or float",
-    "corpora.en.train='no.txt'": r"corpora.en.train = 'no.txt': no such file in .*; mend it or give",
+    "corpora.en.train='no.txt'": r"corpora.en.train = 'no.txt': no such file in .*; mend it or",
     "evaluate.tokens=-1": r"evaluate.tokens = -1: 0 means all",
     "evaluate.every_tokens=0": r"evaluate.every_tokens = 0: must be positive",
     "checkpoint.every_tokens=-5": r"checkpoint.every_tokens = -5: must be positive",

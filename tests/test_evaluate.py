@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,15 @@ def test_the_table_has_a_line_for_each_corpus(
 def test_losses_are_those_of_a_loop_by_hand_in_float64(
     finished: Path, place: Path, tokens: int
 ) -> None:
+    with tiny.one_thread():
+        compare_with_a_loop(finished, place, tokens)
+
+
+def compare_with_a_loop(finished: Path, place: Path, tokens: int) -> None:
     recipe = config.load(place / "recipe.toml", sets=(f"evaluate.tokens={tokens}",))
     data = build.data(recipe, place / "cache")
-    with tiny.one_thread():
-        found = outcome.scores(str(finished), recipe, place / "cache")
-        model = AutoModelForCausalLM.from_pretrained(finished / "model").double()
+    found = outcome.scores(str(finished), recipe, place / "cache")
+    model = AutoModelForCausalLM.from_pretrained(finished / "model").double()
     for corpus, store in data.validation.items():
         samples = (store.tokens - 1) // 16
         n = samples if tokens == 0 else min(samples, math.ceil(tokens / 16))
@@ -139,7 +144,7 @@ def test_no_document_that_is_scored_was_trained_on(place: Path, finished: Path) 
         for store in parts[source]:
             ids = store.read(np.arange(store.tokens - 1), 1)[:, 0].tolist()  # all but the last
             marks = [-1, *(i for i, id in enumerate(ids) if id == end), len(ids)]
-            found |= {tuple(ids[a + 1 : b]) for a, b in zip(marks[:-1], marks[1:], strict=True)}
+            found |= {tuple(ids[a + 1 : b]) for a, b in pairwise(marks)}
         return found
 
     train, held_out = documents(0), documents(1)

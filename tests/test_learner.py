@@ -14,7 +14,7 @@ from treering.batch import Batch
 from treering.learner import Learner
 from treering.loop import Rules, train
 from treering.methods.updates import Descent
-from treering.plan import State
+from treering.position import State
 
 LearnerOf = Callable[..., Learner]
 BatchesOf = Callable[..., list[Batch]]

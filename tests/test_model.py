@@ -1,4 +1,4 @@
-"""Models in and out: what is loaded is what was saved, bit for bit; fresh ones are what they say."""
+"""Models in and out: what is loaded is what was saved, bit for bit; fresh ones are as they say."""
 
 from __future__ import annotations
 

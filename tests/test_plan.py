@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from treering.batch import Refs
 from treering.ledger import Ledger
+from treering.lengths import lengths
 from treering.methods.memories import Balanced, Everything, Reservoir
-from treering.plan import Plan, Planner, Stage, State, integer_weights, restore, save
+from treering.plan import Plan, Planner, Stage, integer_weights
+from treering.position import State, restore, save
 from treering.protocols import Memory, MemoryState
 from treering.rng import key, permute
 
@@ -55,7 +57,7 @@ def planner(
 
 def walk(plan: Planner, state: State | None = None) -> list[Plan]:
     """All steps from a State to the end."""
-    steps, state, found = plan.lengths(), state or plan.start(), []
+    steps, state, found = lengths(plan), state or plan.start(), []
     while state.phase < len(steps):
         found.append(plan.plan(state, steps))
         state = found[-1].after
@@ -183,7 +185,7 @@ def test_a_past_corpus_that_is_trained_on_again_is_not_offered_again() -> None:
 def test_a_step_replays_its_share_or_is_all_fresh_while_the_memory_is_too_small(
     plan: Planner,
 ) -> None:
-    state, steps = plan.start(), plan.lengths()
+    state, steps = plan.start(), lengths(plan)
     x = plan.replays
     while state.phase < len(steps):
         step, t = plan.plan(state, steps), state.phase_step
@@ -215,7 +217,7 @@ def test_the_achieved_share_is_off_by_less_than_one_sample_over_any_window(
     share: Fraction, rows: int, budget: str, window: tuple[int, int]
 ) -> None:
     plan = planner([LARGE, 1000], (4000, (1, 0)), rows=rows, share=share, budget=budget, past=[1])
-    steps, state, got = plan.lengths(), plan.start(), []
+    steps, state, got = lengths(plan), plan.start(), []
     for _ in range(min(sum(window), steps[0])):
         step = plan.plan(state, steps)
         got.append((int(step.replayed.sum()), len(step.refs)))
@@ -428,9 +430,9 @@ def test_the_papers_own_step_counts() -> None:
     samples = 4096 * 11_921
     for share, steps in (("1/4", 15_895), ("1/2", 23_842)):
         plan = planner([10**9, 10**9], (samples, (1, 0)), rows=4096, share=share, past=[1])
-        assert plan.lengths() == (11_921,)
-        assert replace(plan, budget="fresh").lengths() == (steps,)
-        assert replace(plan, budget="batch").lengths() == (11_921,)
+        assert lengths(plan) == (11_921,)
+        assert lengths(replace(plan, budget="fresh")) == (steps,)
+        assert lengths(replace(plan, budget="batch")) == (11_921,)
     batch = planner([10**9, 10**9], (4096 * 3, (1, 0)), rows=4096, share="1/4", budget="batch",
                     past=[1])  # fmt: skip
     assert [len(step.refs) for step in walk(batch)] == [4096 + 1365, 4096 + 1365, 4096 + 1366]
@@ -455,7 +457,7 @@ def test_a_phase_sees_at_least_its_fresh_samples_and_one_step_fewer_would_not(
 @settings(max_examples=25, deadline=None)
 def test_a_phase_has_as_many_whole_steps_as_its_tokens_need(plan: Planner) -> None:
     wanted = tuple(ceil(stage.samples / plan.rows) for stage in plan.stages)
-    assert plan.lengths() == replace(plan, budget="batch").lengths() == wanted
+    assert lengths(plan) == lengths(replace(plan, budget="batch")) == wanted
     steps = walk(plan)
     assert Counter(step.phase for step in steps) == dict(enumerate(wanted))
     assert [step.step for step in steps] == list(range(len(steps)))
@@ -469,7 +471,7 @@ def test_a_long_phase_is_counted_without_walking_it() -> None:
         plan = planner([10**12, 10**6], (tokens, (1, 0)), (tokens, (1, 0)), rows=512, share="1/4",
                        budget="fresh", over=over, past=past)  # fmt: skip
         begin = time.perf_counter()
-        first, second = plan.lengths()
+        first, second = lengths(plan)
         assert time.perf_counter() - begin < 1
         assert second == ceil(tokens / 384)
         # Cold, only the first step has nothing to replay; without any past the phase has not.
@@ -482,7 +484,7 @@ def test_a_small_past_does_not_make_counting_slow(size: int, fresh_rows: int) ->
     plan = planner([10**12, size], (10**9, (1, 0)), rows=512, share="1/4", budget="fresh",
                    over="past", past=[1])  # fmt: skip
     begin = time.perf_counter()
-    assert plan.lengths() == (ceil(10**9 / fresh_rows),)  # 128 must be there to be replayed
+    assert lengths(plan) == (ceil(10**9 / fresh_rows),)  # 128 must be there to be replayed
     assert time.perf_counter() - begin < 1
 
 
@@ -490,7 +492,7 @@ def test_the_first_phase_of_a_mixture_is_counted_to_the_sample() -> None:
     """4 rows of three corpora are 2 + 1 + 1; the next phase replays up to 4 of them."""
     plan = planner([LARGE] * 4, (4, (1, 1, 1, 0)), (20, (0, 0, 0, 1)), rows=4, share="7/8",
                    budget="fresh", over="past")  # fmt: skip
-    assert plan.lengths() == (1, 39)
+    assert lengths(plan) == (1, 39)
     assert sum(len(fresh(step)) for step in walk(plan) if step.phase == 1) == 20
 
 
@@ -500,7 +502,7 @@ def test_the_first_phase_of_a_mixture_is_counted_to_the_sample() -> None:
 @given(planners(), st.data())
 @settings(max_examples=60, deadline=None)
 def test_the_plan_of_a_state_is_the_same_twice(plan: Planner, data: st.DataObject) -> None:
-    steps, walked = plan.lengths(), walk(plan)
+    steps, walked = lengths(plan), walk(plan)
     at = data.draw(st.integers(0, len(walked) - 1))
     state = walked[at - 1].after if at else plan.start()
     assert equal(plan.plan(state, steps), walked[at])
@@ -553,7 +555,7 @@ def test_rows_split_over_ranks_are_pairwise_distinct(world: int) -> None:
 def test_a_plan_over_10_to_the_12_tokens_costs_what_a_small_one_costs() -> None:
     def cost(size: int) -> float:
         plan = planner([size] * 2, (size, (1, 0)), (size, (0, 1)), rows=16, share="1/4")
-        steps, took = plan.lengths(), []
+        steps, took = lengths(plan), []
         state = replace(plan.start(), step=steps[0] + 9, phase=1, phase_step=9,
                         positions=(size // 2, 99), started=(size // 2, 0))  # fmt: skip
         for _ in range(20):

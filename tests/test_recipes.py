@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from treering import build, config
+from treering.lengths import lengths
 from treering.methods import memories, schedules
 from treering.protocols import Update
 
@@ -45,7 +46,7 @@ def test_a_recipe_loads_and_its_methods_can_be_made(path: Path, tmp_path: Path) 
     update: Update = build._update(recipe, recipe.update, "update")
     assert update.counters() is not None
     planner = build.planner(recipe, (10_000,) * len(recipe.corpora))
-    assert planner.lengths() == steps
+    assert lengths(planner) == steps
     assert sum(stage.samples for stage in planner.stages) > 0
     assert recipe.model.preset in {"1m", "3m", "10m"}
     assert path.name in path.read_text(), "its command names it"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from treering.config import Invalid
+from treering.lengths import lengths
 from treering.methods.memories import Everything
 from treering.plan import Planner, Stage
 from treering.store import Store
@@ -37,7 +38,7 @@ def stream_of(*stores: Store, share: str = "1/4", samples: int = 60) -> Stream:
         memory=Everything(),
         over="all",
     )
-    return Stream(planner, stores, planner.lengths(), LENGTH, 64)
+    return Stream(planner, stores, lengths(planner), LENGTH, 64)
 
 
 def readers() -> list[threading.Thread]:

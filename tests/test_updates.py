@@ -15,10 +15,12 @@ from torch.nn import functional
 from treering.batch import Batch, refs
 from treering.config import Invalid
 from treering.learner import Learner
+from treering.lengths import lengths
 from treering.loop import Rules, train
 from treering.methods.memories import Balanced, Everything, Reservoir
 from treering.methods.updates import Descent, PerSample, Reptile
-from treering.plan import Planner, Stage, State
+from treering.plan import Planner, Stage
+from treering.position import State
 from treering.protocols import Memory, Metrics, Update
 from treering.rng import key, permute
 from treering.store import Store
@@ -475,7 +477,7 @@ def test_share_0_trains_bit_for_bit_as_sequential_training(
     planner = Planner(
         7, ("a", "b"), sizes, (False, True), stages, 4, Fraction(0), "total", memory, "all"
     )
-    stream = Stream(planner, stores, planner.lengths(), length, 64)
+    stream = Stream(planner, stores, lengths(planner), length, 64)
     replay, sequential = learner_of(), learner_of()
     rules = Rules(7, lambda step: 1e-2 / (step + 1))
     for done in train(replay, Descent(), stream.batches(planner.start()), rules):

@@ -17,6 +17,7 @@ from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.learner import Forward, Learner
 from treering.ledger import flops_per_token
+from treering.lengths import lengths
 from treering.loop import Rules
 from treering.methods import memories, schedules, updates
 from treering.methods.objectives.next_token import NextToken
@@ -73,7 +74,7 @@ def data(recipe: Recipe, cache: Path) -> Data:
         for name, store in zip(recipe.corpora, train, strict=True)
     }
     return Data(
-        words, tuple(train), validation, plan, plan.lengths(), _identity(recipe, mark, digests)
+        words, tuple(train), validation, plan, lengths(plan), _identity(recipe, mark, digests)
     )
 
 

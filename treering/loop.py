@@ -9,7 +9,7 @@ import torch
 
 from treering.batch import Batch
 from treering.learner import Learner
-from treering.plan import State
+from treering.position import State
 from treering.protocols import Metrics, Schedule, Update
 from treering.rng import key
 

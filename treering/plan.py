@@ -11,17 +11,17 @@ replays floor((t + 1) x) - floor(t x) samples, x = share * samples per step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor, lcm
-from typing import Any
+from math import floor, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from treering.batch import Refs, join
-from treering.protocols import Memory, MemoryState
+from treering.position import State
+from treering.protocols import Memory
 from treering.rng import key, permute
 
 
@@ -31,23 +31,6 @@ class Stage:
 
     samples: int
     weights: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class State:
-    """Where the plan stands between two steps.
-
-    positions: fresh samples taken of each corpus in the whole run; started: the positions when
-    the phase began. `memory` holds what was offered so far, `drawn` what may be drawn.
-    """
-
-    step: int
-    phase: int
-    phase_step: int
-    positions: tuple[int, ...]
-    started: tuple[int, ...]
-    memory: MemoryState
-    drawn: MemoryState
 
 
 @dataclass(frozen=True)
@@ -99,8 +82,8 @@ class Planner:
         return np.array([n if past else min(p, n) for p, n, past in each], np.int64)
 
     def plan(self, state: State, steps: Sequence[int]) -> Plan:
-        """The next step. `steps` are the phases' lengths, as given by `lengths`."""
-        fresh, count, replay = self._split(state)
+        """The next step. `steps` are the phases' lengths, of `lengths.lengths`."""
+        fresh, count, replay = self.split(state)
         drawable = self.seen(state.positions if self.over == "all" else state.started)
         parts = [self._sample(fresh, self._epochs(state, count))]
         if replay:
@@ -117,12 +100,12 @@ class Planner:
         replayed = np.arange(len(chosen)) >= len(fresh)
         return Plan(chosen, replayed, state.step, state.phase, ends, after)
 
-    def _split(self, state: State) -> tuple[Refs, list[int], int]:
+    def split(self, state: State) -> tuple[Refs, list[int], int]:
         """The step's fresh places, their number by corpus, and how many samples it replays."""
         x, t = self.replays, state.phase_step
         replay = floor((t + 1) * x) - floor(t * x)
         for wanted in (replay, 0):
-            count = self._allot(state, self.rows - (0 if self.budget == "batch" else wanted))
+            count = self.allot(state, self.rows - (0 if self.budget == "batch" else wanted))
             fresh = self._places(state, count)
             if self._holds(state, fresh, count, wanted):
                 return fresh, count, wanted
@@ -138,7 +121,7 @@ class Planner:
         met = np.minimum(np.bincount(fresh.source[again], minlength=len(seen)), seen)
         return self.memory.held(int(seen.sum())) >= replay + int(met.sum())
 
-    def _allot(self, state: State, fresh: int) -> list[int]:
+    def allot(self, state: State, fresh: int) -> list[int]:
         """Fresh samples by corpus. Each corpus's j-th sample of the phase has a window of slots,
         [j / w, (j + 1) / w); the earliest end among the open windows goes first, which keeps every
         corpus less than one sample from its share (Baruah et al. 1996, proportionate fairness)."""
@@ -201,82 +184,8 @@ class Planner:
             drawn=memory if ends or self.over == "all" else state.drawn,
         )
 
-    def lengths(self) -> tuple[int, ...]:
-        """Steps of each phase: as many as its tokens need, counting trained ones under "total",
-        fresh ones under "fresh" and "batch"."""
-        if self.budget != "fresh":
-            return tuple(ceil(Fraction(stage.samples, self.rows)) for stage in self.stages)
-        found: list[int] = []
-        state = self.start()
-        for phase, stage in enumerate(self.stages):
-            state = replace(state, phase=phase, phase_step=0, started=state.positions)
-            steps, fresh = self._fresh_steps(state, stage.samples)
-            found.append(steps)
-            state = replace(state, positions=self._advanced(state, fresh))
-        return tuple(found)
-
-    def _fresh_steps(self, state: State, samples: int) -> tuple[int, int]:
-        """Steps until `samples` fresh ones were seen, and how many were. Steps are counted one by
-        one while the memory is too small to replay for certain, the rest by division."""
-        t = fresh = 0
-        x, begun = self.replays, state.positions
-        named = np.array(self.stages[state.phase].weights) > 0
-        while fresh < samples:
-            seen = self.seen(state.positions if self.over == "all" else begun)
-            held = self.memory.held(int(seen.sum()))
-            if held >= ceil(x) + min(self.rows, int(seen[named].sum())):  # every step replays now
-                rest = max(0, floor((samples - fresh - 1) / (self.rows - x)))
-                while fresh + self._gain(t, rest) < samples:
-                    rest += 1
-                return t + rest, fresh + self._gain(t, rest)
-            if held < max(1, floor(x)) and self.over == "past":  # none ever does
-                rest = ceil(Fraction(samples - fresh, self.rows))
-                return t + rest, fresh + rest * self.rows
-            _, count, _ = self._split(replace(state, phase_step=t))
-            t, fresh = t + 1, fresh + sum(count)
-            positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))
-            state = replace(state, positions=positions)
-        return t, fresh
-
-    def _gain(self, t: int, steps: int) -> int:
-        """Fresh samples of `steps` steps from the phase's step t on, if each of them replays."""
-        return steps * self.rows - floor((t + steps) * self.replays) + floor(t * self.replays)
-
-    def _advanced(self, state: State, fresh: int) -> tuple[int, ...]:
-        """The positions after `fresh` samples of a phase that begins here; its allotment repeats
-        itself after as many samples as its weights add up to."""
-        weights = self.stages[state.phase].weights
-        rounds, rest = divmod(fresh, sum(weights))
-        each = zip(state.positions, weights, self._allot(state, rest), strict=True)
-        return tuple(p + rounds * w + count for p, w, count in each)
-
 
 def integer_weights(shares: Sequence[Fraction]) -> tuple[int, ...]:
     """The smallest integers in the proportions of the shares."""
     scale = lcm(*(share.denominator for share in shares))
     return tuple(int(share * scale) for share in shares)
-
-
-def save(state: State) -> tuple[Mapping[str, Any], Mapping[str, NDArray[np.int64]]]:
-    """A State as plain numbers and named arrays."""
-    numbers = {name: getattr(state, name) for name in ("step", "phase", "phase_step")}
-    numbers |= {"positions": list(state.positions), "started": list(state.started)}
-    both = {"memory": state.memory, "drawn": state.drawn}
-    return numbers, {f"{a}.{b}": array for a, arrays in both.items() for b, array in arrays.items()}
-
-
-def restore(numbers: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]]) -> State:
-    """The State that `save` took apart."""
-
-    def named(part: str) -> MemoryState:
-        return {n.split(".")[1]: a for n, a in arrays.items() if n.startswith(part + ".")}
-
-    return State(
-        numbers["step"],
-        numbers["phase"],
-        numbers["phase_step"],
-        tuple(numbers["positions"]),
-        tuple(numbers["started"]),
-        named("memory"),
-        named("drawn"),
-    )

@@ -15,7 +15,8 @@ import numpy as np
 
 from treering.batch import Batch
 from treering.config import Invalid
-from treering.plan import Plan, Planner, State
+from treering.plan import Plan, Planner
+from treering.position import State
 from treering.store import Store
 
 T = TypeVar("T")

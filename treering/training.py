@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from treering import build, cache, checkpoint, config, folder, model, plan, records
+from treering import build, cache, checkpoint, config, folder, model, position, records
 from treering.analysis import forgetting
 from treering.config import Recipe, Table
 from treering.evaluate import score
@@ -155,7 +155,7 @@ class Run:
 
     def _save(self) -> None:
         self.journal.sync()
-        numbers, arrays = plan.save(self.state)
+        numbers, arrays = position.save(self.state)
         content = {
             "plan": numbers,
             "ledger": dataclasses.asdict(self.ledger),
@@ -170,9 +170,9 @@ class Run:
         self.journal.write("checkpoint", {"step": self.state.step, "path": name})
 
     def _restore(self, path: Path, numbers: Table) -> None:
-        arrays = {name: array.copy() for name, array in plan.save(self.state)[1].items()}
+        arrays = {name: array.copy() for name, array in position.save(self.state)[1].items()}
         checkpoint.load(path, self._named(arrays))  # fills the arrays in place
-        self.state = plan.restore(numbers["plan"], arrays)
+        self.state = position.restore(numbers["plan"], arrays)
         self.parts.update.restore(numbers["update"])
         self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
         self.live.say(f"resuming after step {self.state.step} from {path}")
