@@ -63,6 +63,15 @@ def test_the_last_few_stay(tmp_path: Path, keep: int) -> None:
         ]
 
 
+def test_a_damaged_later_one_does_not_count_among_those_that_stay(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 9, {"weights": torch.ones(1)}, {}, keep=1)
+    (tmp_path / "step-000000009" / "manifest.json").unlink()
+    checkpoint.save(tmp_path, 7, {"weights": torch.ones(1)}, {}, keep=1)
+    with pytest.warns(UserWarning, match="step-000000009"):
+        found = checkpoint.newest(tmp_path)
+    assert found is not None and found[0].name == "step-000000007"
+
+
 def test_a_half_written_one_is_ignored_and_swept_away_by_the_next(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 3, TENSORS, {}, keep=2)
     shutil.copytree(tmp_path / "step-000000003", tmp_path / ".step-000000004.tmp")

@@ -46,7 +46,8 @@ def save(
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    for _, old in _found(folder)[keep:]:
+    # Later ones are damaged, or this step would not have been trained again: they count for nothing.
+    for _, old in [found for found in _found(folder) if found[0] <= step][keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
