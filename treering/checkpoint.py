@@ -46,7 +46,7 @@ def save(
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    # Later ones are damaged, or this step would not have been trained again: they count for nothing.
+    # Later ones are damaged, or this step would not have been trained again: they do not count.
     for _, old in [found for found in _found(folder) if found[0] <= step][keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
