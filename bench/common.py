@@ -24,7 +24,7 @@ def synthetic(folder: Path, name: str, tokens: int) -> Store:
     writer = Writer(str(folder / name), VOCABULARY)
     for start in range(0, tokens, 1000):
         writer.add(numbers[start : start + 1000])
-    commit({writer: {"tokenizer": "synthetic", "end_of_text": 0}})
+    commit({writer: {"tokenizer": "synthetic", "end_of_text": 0, "bytes": tokens}})
     return open_store(folder / name)
 
 

@@ -107,10 +107,11 @@ def test_a_store_of_another_tokenizer_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_misspelt_method_is_told_before_a_text_is_prepared(
+def test_a_misspelt_method_or_model_is_told_before_a_text_is_prepared(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in ("update.kind='x'", "schedule.span='x'", "replay.memory.kind='x'"):
+    methods = ("update.kind='x'", "schedule.span='x'", "replay.memory.kind='x'")
+    for wrong in (*methods, "model.preset='3mm'", "model.heads=3"):
         command = ["run", str(place / "recipe.toml"), "--out", str(tmp_path / "out")]
         assert cli.main([*command, "--cache", str(tmp_path / "cache"), "--set", wrong]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
@@ -165,11 +166,12 @@ def test_a_run_prints_its_verdict_and_leaves_a_model(
 def test_export_writes_the_model_of_the_newest_checkpoint(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / ".m.1.tmp").mkdir()  # of an export that was killed
     for _ in range(2):  # an older export is replaced
         assert call(place, "export", str(place / "finished"), "--out", str(tmp_path / "m")) == 0
     assert "after step 50" in capsys.readouterr().out
     exported, kept = tiny.files(tmp_path / "m"), tiny.files(place / "finished/model")
-    assert exported == kept
+    assert exported == kept and [path.name for path in tmp_path.iterdir()] == ["m"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "m") is not None
 
 

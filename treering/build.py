@@ -80,6 +80,8 @@ def data(recipe: Recipe, cache: Path) -> Data:
 
 def _check_methods(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
+    if recipe.model.from_ is None:
+        model.llama(recipe.model, vocabulary=1, length=recipe.length)
     _update(recipe, recipe.update, "update")
     _schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))

@@ -5,6 +5,7 @@ Shape suffixes: B rows, L length, V vocabulary.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
@@ -74,6 +75,15 @@ def build(recipe: config.Recipe, vocabulary: int) -> PreTrainedModel:
 
 def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> PreTrainedModel:
     """A Llama with random weights that depend on the seed alone."""
+    settings = llama(wanted, vocabulary=vocabulary, length=length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(seed, "weights") % 2**63)
+        model: PreTrainedModel = LlamaForCausalLM(settings)
+        return model
+
+
+def llama(wanted: config.Model, *, vocabulary: int, length: int) -> LlamaConfig:
+    """The configuration of a fresh model. Raises Invalid for sizes that make none."""
     if wanted.kind != "llama":
         raise Invalid(f"model.kind = {wanted.kind!r}: only 'llama' is made fresh; or give from")
     if wanted.preset is not None and wanted.preset not in PRESETS:
@@ -81,7 +91,7 @@ def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> P
     depth, width, heads, mlp, tied = _sizes(wanted)
     if width % heads or (width // heads) % 2:
         raise Invalid(f"model.heads = {heads}: width {width} must split into heads of even width")
-    settings = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=depth,
@@ -92,10 +102,6 @@ def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> P
         tie_word_embeddings=tied,
         attention_dropout=wanted.dropout,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(seed, "weights") % 2**63)
-        model: PreTrainedModel = LlamaForCausalLM(settings)
-        return model
 
 
 def pretrained(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
@@ -164,7 +170,8 @@ def export(
     """Write a folder that `AutoModelForCausalLM.from_pretrained` opens: weights as they stand, in
     fp32, tokenizer, model card. Written beside and renamed; an older export is replaced."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of one killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         model.save_pretrained(beside, safe_serialization=True)
         tokenizer.save_pretrained(beside)
