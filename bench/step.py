@@ -52,7 +52,7 @@ def arm(folder: Path, name: str) -> tuple[Callable[[], object], learner.Learner,
         over="all",
     )
     stream = Stream(rule, [store], lengths(rule), LENGTH, VOCABULARY)
-    begun = model.fresh(config.Model(preset="3m"), vocabulary=VOCABULARY, length=LENGTH, seed=0)
+    begun = model.fresh(model.llama(config.Model(preset="3m"), VOCABULARY, LENGTH), seed=0)
     layers, width = model.shape(begun)
     cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=LENGTH)
     root = model.Root(begun, NextToken())

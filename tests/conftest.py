@@ -54,7 +54,7 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         seed: int = 0,
         **optimizer: object,
     ) -> Learner:
-        fresh = model.fresh(shape, vocabulary=VOCABULARY, length=LENGTH, seed=seed)
+        fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
         compute = config.Compute(compile=False, precision=precision, deterministic=True)
         call = forward(model.Root(fresh, NextToken()), compute, rows)
         made = Learner(call, config.Optimizer(**optimizer), flops_per_token=100.0)  # type: ignore[arg-type]

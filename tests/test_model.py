@@ -95,6 +95,15 @@ def test_what_is_exported_is_what_was_trained_bit_for_bit(
     assert "reptile" in card
 
 
+def test_a_fresh_model_ends_where_its_tokenizer_does(place: Path, tmp_path: Path) -> None:
+    tiny.run(place / "recipe.toml", tmp_path, PHASE)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    end = AutoTokenizer.from_pretrained(tmp_path / "model").eos_token_id
+    assert end is not None
+    for settings in (opened.config, opened.generation_config):
+        assert (settings.bos_token_id, settings.eos_token_id) == (None, end)
+
+
 def test_gpt2_has_no_dropout_unless_asked_for(place: Path) -> None:
     def rates(found: PreTrainedModel) -> set[float]:
         return {part.p for part in found.modules() if isinstance(part, torch.nn.Dropout)}
@@ -161,7 +170,7 @@ def test_presets_have_the_parameters_that_their_formula_says(preset: str) -> Non
     vocabulary = 8192
     with torch.device("meta"):
         wanted = config.Model(preset=preset)
-        found = model.fresh(wanted, vocabulary=vocabulary, length=256, seed=0)
+        found = model.fresh(model.llama(wanted, vocabulary, 256), seed=0)
     layer = 4 * width * width + 3 * width * mlp + 2 * width  # q, k, v, o; gate, up, down; norms
     layers, table = depth * layer + width, vocabulary * width
     assert model.count(found) == (layers + (1 if tied else 2) * table, layers + table)
@@ -190,5 +199,5 @@ def test_fresh_weights_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     wanted = config.Model(depth=1, width=16, heads=2)
-    model.fresh(wanted, vocabulary=300, length=16, seed=1)
+    model.fresh(model.llama(wanted, 300, 16), seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)

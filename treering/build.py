@@ -81,7 +81,7 @@ def data(recipe: Recipe, cache: Path) -> Data:
 def _check_methods(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
     if recipe.model.from_ is None:
-        model.llama(recipe.model, vocabulary=1, length=recipe.length)
+        model.llama(recipe.model, 1, recipe.length)
     _update(recipe, recipe.update, "update")
     _schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
@@ -241,4 +241,5 @@ def begun_from(recipe: Recipe, source: str) -> Recipe:
 
 def start(recipe: Recipe, given: Data) -> PreTrainedModel:
     """The model that the recipe begins with."""
-    return model.build(recipe, tokenizer.size(given.tokenizer))
+    words = given.tokenizer
+    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words))

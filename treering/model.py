@@ -59,11 +59,12 @@ class Root(nn.Module):
         return self.objective(self.model, tokens_BL1)
 
 
-def build(recipe: config.Recipe, vocabulary: int) -> PreTrainedModel:
+def build(recipe: config.Recipe, vocabulary: int, end_of_text: int) -> PreTrainedModel:
     """The model that a recipe starts from, in fp32, on the CPU, with its dropout set."""
     wanted = recipe.model
     if wanted.from_ is None:
-        return fresh(wanted, vocabulary=vocabulary, length=recipe.length, seed=recipe.seed)
+        settings = llama(wanted, vocabulary, recipe.length, end_of_text)
+        return fresh(settings, recipe.seed)
     model = pretrained(wanted.from_, dropout=wanted.dropout, remote_code=wanted.remote_code)
     if size(model) < vocabulary:
         raise Invalid(
@@ -73,16 +74,17 @@ def build(recipe: config.Recipe, vocabulary: int) -> PreTrainedModel:
     return model
 
 
-def fresh(wanted: config.Model, *, vocabulary: int, length: int, seed: int) -> PreTrainedModel:
+def fresh(settings: LlamaConfig, seed: int) -> PreTrainedModel:
     """A Llama with random weights that depend on the seed alone."""
-    settings = llama(wanted, vocabulary=vocabulary, length=length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "weights") % 2**63)
         model: PreTrainedModel = LlamaForCausalLM(settings)
         return model
 
 
-def llama(wanted: config.Model, *, vocabulary: int, length: int) -> LlamaConfig:
+def llama(
+    wanted: config.Model, vocabulary: int, length: int, end_of_text: int | None = None
+) -> LlamaConfig:
     """The configuration of a fresh model. Raises Invalid for sizes that make none."""
     if wanted.kind != "llama":
         raise Invalid(f"model.kind = {wanted.kind!r}: only 'llama' is made fresh; or give from")
@@ -93,6 +95,8 @@ def llama(wanted: config.Model, *, vocabulary: int, length: int) -> LlamaConfig:
         raise Invalid(f"model.heads = {heads}: width {width} must split into heads of even width")
     return LlamaConfig(
         vocab_size=vocabulary,
+        bos_token_id=None,  # Llama's own, 1 and 2, are ordinary tokens here
+        eos_token_id=end_of_text,
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
