@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,16 +124,8 @@ def test_dropout_that_is_asked_for_repeats_and_resumes_bit_for_bit(
     tiny.run(recipe, tmp_path / "plain", begin_with(place, kind), PHASE)
     assert tiny.weights(tmp_path / "plain") != tiny.weights(tmp_path / "one")
 
-    real, calls = training.Run._charge, []
-
-    def charge(self: training.Run, done: object) -> None:
-        calls.append(done)
-        if len(calls) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
-        real(self, done)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(training.Run, "_charge", charge)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(9, patch)
         tiny.run(recipe, tmp_path / "parts", *dropped)
     tiny.run(recipe, tmp_path / "parts", *dropped)
     tiny.assert_same_run(tmp_path / "parts", tmp_path / "one")

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from treering.batch import Refs
+from treering.batch import Batch, Refs
 from treering.ledger import Ledger
 from treering.lengths import lengths
 from treering.methods.memories import Balanced, Everything, Reservoir
 from treering.plan import Plan, Planner, Stage, integer_weights
 from treering.position import State, restore, save
-from treering.protocols import Memory, MemoryState
+from treering.protocols import Memory, MemoryState, Metrics
 from treering.rng import key, permute
 
 LARGE = 10**6
@@ -415,8 +415,10 @@ def test_the_accounting_table_of_the_paper(
     )
     walked, ledger = walk(plan), Ledger()
     for step in walked:
-        n, r = len(step.refs), int(step.replayed.sum())
-        ledger = ledger.step(fresh=n - r, replayed=r, training=7.0 * n, meta=0)
+        n = len(step.refs)
+        one = np.zeros((n, 2), np.int64)  # samples of one token
+        batch = Batch(one, step.refs, step.replayed, step.step, step.phase, step.ends_phase)
+        ledger = ledger.step(batch, Metrics(*[None] * 4, training_flops=7.0 * n))  # type: ignore[arg-type]
     assert len(walked) == round(steps * plain)
     assert ledger.fresh_tokens == round(fresh_share * rows * plain)
     assert ledger.tokens == round(trained * rows * plain)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import tiny
 
-from treering import build, config
+from treering import build, config, study
 from treering.lengths import lengths
 from treering.methods import memories, schedules
 from treering.protocols import Update
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = sorted(FOLDER.rglob("*.toml"))
+FILES = sorted(FOLDER.rglob("*.toml"))
+STUDIES = [path for path in FILES if "arms" in tomllib.loads(path.read_text())]
+RECIPES = [path for path in FILES if path not in STUDIES]
 
 
 def stand_in(recipe: Path, data: Path) -> None:
@@ -37,6 +39,23 @@ def test_there_are_recipes() -> None:
 def test_a_recipe_loads_and_its_methods_can_be_made(path: Path, tmp_path: Path) -> None:
     stand_in(path, tmp_path)
     recipe = config.load(path, data=tmp_path)
+    check(recipe)
+    if path.name != "base.toml":
+        assert path.name in path.read_text(), "its command names it"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_cell_of_a_study_loads_and_its_methods_can_be_made(
+    path: Path, tmp_path: Path
+) -> None:
+    stand_in(path.parent / tomllib.loads(path.read_text())["base"], tmp_path)
+    _, cells = study.load(path, tmp_path)
+    for cell in cells:
+        check(cell.recipe)
+    assert path.name in path.read_text(), "its command names it"
+
+
+def check(recipe: config.Recipe) -> None:
     steps = tuple(-(-phase.tokens // recipe.batch.tokens) for phase in recipe.phases)
     table = {name: value for name, value in recipe.replay.memory.items() if name != "over"}
     assert build.construct(memories.KINDS, table, "replay.memory").held(7) == 7
@@ -46,7 +65,7 @@ def test_a_recipe_loads_and_its_methods_can_be_made(path: Path, tmp_path: Path) 
     update: Update = build._update(recipe, recipe.update, "update")
     assert update.counters() is not None
     planner = build.planner(recipe, (10_000,) * len(recipe.corpora))
-    assert lengths(planner) == steps
+    budget = recipe.replay.budget
+    assert lengths(planner) == steps if budget == "total" else sum(lengths(planner)) > sum(steps)
     assert sum(stage.samples for stage in planner.stages) > 0
     assert recipe.model.preset in {"1m", "3m", "10m"}
-    assert path.name in path.read_text(), "its command names it"

@@ -52,16 +52,8 @@ def of(kind: str, out: Path) -> list[records.Record]:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Path, out: Path, *sets: str) -> None:
     """Run, with a Ctrl-C during the 17th step of the sitting: within a cycle of Reptile."""
-    real, calls = training.Run._charge, []
-
-    def charge(self: training.Run, done: object) -> None:
-        calls.append(done)
-        if len(calls) == 17:
-            os.kill(os.getpid(), signal.SIGINT)
-        real(self, done)  # type: ignore[arg-type]
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Run, "_charge", charge)
+        tiny.interrupt_in_step(17, patch)
         tiny.run(recipe, out, *sets)
 
 
@@ -195,6 +187,7 @@ def test_ctrl_c_saves_and_the_second_run_goes_on_bit_for_bit(
         ("update.inner={kind='reptile', every=2, rate=0.3}", "optimizer.kind='sgd'"),
         ("update.inner={kind='per_sample'}", "batch.micro=16"),
         ("compute.precision='bf16'", "seed=7"),
+        ("update={kind='average', decays=[0.9], inner={kind='descent'}}", "probe.every=3"),
     ],
 )
 def test_every_method_resumes_bit_for_bit(
@@ -310,12 +303,12 @@ def test_a_run_in_progress_is_refused_a_second_time(
 ) -> None:
     real, refused = training.Run._score, []
 
-    def score(self: training.Run, phase: str) -> None:
+    def score(self: training.Run, phase: str, *, ends: bool = False) -> None:
         if phase == "base":
             with pytest.raises(Invalid, match=r"another run is using it"):
                 tiny.run(recipe, tmp_path)
             refused.append(phase)
-        real(self, phase)
+        real(self, phase, ends=ends)
 
     monkeypatch.setattr(training.Run, "_score", score)
     interrupt(monkeypatch, recipe, tmp_path)

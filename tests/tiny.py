@@ -13,17 +13,22 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
+
+if TYPE_CHECKING:
+    import pytest
 
 RECIPE = """
 seed = 1
@@ -141,14 +146,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def story(out: Path) -> list[Record]:
-    """What two equal runs have in common: step and score records but for times, in order."""
+KINDS = ("step", "score", "branch_score", "probe")
+
+
+def story(out: Path, kinds: tuple[str, ...] = KINDS) -> list[Record]:
+    """What two equal runs have in common: records of these kinds but for times, in order."""
     from treering import records
 
     return [
         {name: value for name, value in record.items() if name not in records.TIMES}
         for record in records.read(out)
-        if record["kind"] in ("step", "score")
+        if record["kind"] in kinds
     ]
 
 
@@ -159,10 +167,10 @@ def weights(out: Path) -> dict[str, bytes]:
     return {n: array.tobytes() for n, array in load_file(out / "model/model.safetensors").items()}
 
 
-def assert_same_run(out: Path, unbroken: Path) -> None:
+def assert_same_run(out: Path, unbroken: Path, kinds: tuple[str, ...] = KINDS) -> None:
     """Bit for bit, and every step once."""
-    found = story(out)
-    assert found == story(unbroken)
+    found = story(out, kinds)
+    assert found == story(unbroken, kinds)
     steps = [record["step"] for record in found if record["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1))
     assert weights(out) == weights(unbroken)
@@ -239,6 +247,36 @@ class Forks:
 
     def run(self, out: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
         return self.start(out, *arguments, limit=limit).wait()
+
+
+def interrupt_in_step(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a sitting's step, counted from 1."""
+    from treering.journal import Journal
+
+    real, calls = Journal.step, 0
+
+    def counted(self: Journal, *done: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, *done)
+
+    patch.setattr(Journal, "step", counted)
+
+
+def kill_after_step(sitting: Sitting, out: Path, step: int) -> None:
+    """kill -9 as soon as the run's records hold a step."""
+    from treering import records
+
+    def reached() -> bool:
+        found = records.read(out) if (out / "records.jsonl").exists() else []
+        return any(record["kind"] == "step" and record["step"] >= step for record in found)
+
+    while not reached():
+        time.sleep(0.001)
+    os.kill(sitting.pid, signal.SIGKILL)
+    assert sitting.wait()[0] == -signal.SIGKILL, "it had ended before it was killed"
 
 
 def serve(place: Path) -> None:

@@ -81,3 +81,8 @@ class Batch:
         """Tokens that this batch predicts: its rows times the sample length."""
         rows, length = self.tokens.shape
         return int(rows * (length - 1))
+
+    @property
+    def replayed_tokens(self) -> int:
+        """Those of them that are replayed."""
+        return int(self.replayed.sum() * (self.tokens.shape[1] - 1))

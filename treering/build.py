@@ -23,7 +23,7 @@ from treering.methods import memories, schedules, updates
 from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
-from treering.protocols import Schedule, Update
+from treering.protocols import Memory, Schedule, Update
 from treering.schema import near
 from treering.store import Store, open_store
 from treering.stream import Stream
@@ -49,6 +49,7 @@ class Parts:
     stream: Stream
     learner: Learner
     update: Update
+    earlier: Memory  # of which a probe draws
     rules: Rules
     held_out: tuple[HeldOut, ...]
 
@@ -138,6 +139,7 @@ def parts(recipe: Recipe, given: Data) -> Parts:
         Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
         Learner(forward(recipe, begun), recipe.optimizer, flops_per_token=per_token),
         update,
+        memories.KINDS["everything"](),
         Rules(
             recipe.seed,
             schedule,

@@ -11,14 +11,18 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from treering import config
 from treering.config import Invalid
+
+if TYPE_CHECKING:
+    from treering.engines.process import Job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +81,33 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="FOLDER")
     export.set_defaults(verb=_export)
 
-    for verb in (run, evaluate, export):
+    study = _verdict_verbs(verbs)
+    for verb in (run, evaluate, export, study):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser
+
+
+def _verdict_verbs(verbs: Any) -> argparse.ArgumentParser:
+    """compare and study; returns the latter."""
+    compare = verbs.add_parser("compare", help="arms against one another, over seeds")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or ARM=RUN")
+    compare.add_argument("--baseline", metavar="ARM", help="differences are to it (the first)")
+    compare.add_argument("--metric", choices=("loss", "bits_per_byte"), default="loss")
+    compare.add_argument("--format", choices=("screen", "md", "json"), default="screen")
+    compare.set_defaults(verb=_compare)
+
+    study = verbs.add_parser("study", help="a grid of runs, and their comparison")
+    study.add_argument("study", metavar="STUDY.toml")
+    study.add_argument("--out", metavar="DIR", required=True, help="the study's folder")
+    study.add_argument("--data", metavar="FOLDER", help="paths of the base are relative to it")
+    study.add_argument("--engine", choices=("local", "ray"), default="local")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (local)")
+    study.add_argument("--cpus", type=float, default=1, help="of a cell (ray)")
+    study.add_argument("--gpus", type=float, default=0, help="of a cell (ray)")
+    study.add_argument("--cell", type=int, metavar="I", help="run this one alone, from 0")
+    study.add_argument("--list", action="store_true", help="name the cells; run nothing")
+    study.set_defaults(verb=_study)
+    return cast(argparse.ArgumentParser, study)
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -143,6 +171,62 @@ def _evaluate(options: argparse.Namespace) -> int:
         table.add_row(name, f"{score.loss:.4f}", bits, f"{score.tokens:,}")
     Console().print(table)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from treering.analysis.compare import arms, compare
+    from treering.records import read
+    from treering.report import comparison
+
+    runs = []
+    for given in options.runs:
+        name, equals, path = given.partition("=")
+        at = Path(path if equals else given)
+        if not (at / "records.jsonl").exists():
+            raise Invalid(f"{given}: is no run folder (it has no records.jsonl)")
+        runs.append((name if equals else at.absolute().name, read(at)))
+    table = compare(arms(runs), baseline=options.baseline, metric=options.metric)
+    if options.format == "json":
+        print(json.dumps(table, indent=1, ensure_ascii=False))
+    elif options.format == "md":
+        print(comparison.markdown(table))
+    else:
+        comparison.show(table, Console())
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from treering import study
+    from treering.engines import local, ray
+    from treering.report import comparison
+
+    asked, cells = study.load(options.study, options.data)
+    out, console = Path(options.out), Console()
+    if options.list:
+        for i, cell in enumerate(cells):
+            print(f"{i:4}  {cell.name}")
+        return 0
+    if options.jobs < 1:
+        raise Invalid(f"--jobs {options.jobs}: must be at least 1")
+    threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
+
+    def engine(jobs: list[Job], watch: Callable[[list[str]], None]) -> Iterator[tuple[Job, int]]:
+        if options.engine == "ray":
+            return ray.run(jobs, cpus=options.cpus, gpus=options.gpus, watch=watch)
+        return local.run(jobs, options.jobs, watch)
+
+    if options.cell is not None and not 0 <= options.cell < len(cells):
+        raise Invalid(f"--cell {options.cell}: there are cells 0 to {len(cells) - 1}")
+    only = None if options.cell is None else cells[options.cell]
+    failed = study.perform(
+        cells, out, engine, console, only=only, cache=options.cache, threads=threads
+    )
+    if options.cell is None:
+        comparison.show(study.conclude(asked, cells, out), console)
+        print(f"cells.csv, comparison.json and comparison.md are in {out}")
+    if failed:
+        print(f"treering: failed: {', '.join(failed)}; mend and run again", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _export(options: argparse.Namespace) -> int:

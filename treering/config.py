@@ -111,6 +111,14 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Every `every` steps the gradients of fresh and of earlier samples are compared (absent: no
+    probe)."""
+
+    every: int | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint every `every_tokens` trained tokens and at the end; the last `keep` stay."""
 
@@ -135,6 +143,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     compute: Compute = field(default_factory=Compute)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    probe: Probe = field(default_factory=Probe)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     @property
@@ -154,38 +163,32 @@ def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, .
     Its paths are relative to `data`, or to the recipe's own folder. Raises Invalid for an unknown
     key, a value of the wrong type or out of range, a file that is missing.
     """
-    path = Path(path)
+    table = toml(path)
+    for assignment in sets:
+        _lay_over(table, assignment)
+    return resolve(table, data if data is not None else Path(path).parent)
+
+
+def toml(path: str | Path) -> Table:
+    """The tables of a TOML file. Raises Invalid where there is none."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"recipe {path}: cannot be read ({error}); name an existing file") from error
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"recipe {path} is not TOML: {error}") from error
-    for assignment in sets:
-        _lay_over(table, assignment)
+
+
+def resolve(table: Table, folder: str | Path) -> Recipe:
+    """The recipe of a file's tables, whose paths are relative to `folder`; errors as in `load`."""
     recipe = read(Recipe, table, "")
     check(recipe)
-    return _located(recipe, Path(data) if data is not None else path.parent)
+    return _located(recipe, Path(folder))
 
 
 def to_toml(recipe: Recipe) -> str:
     """The resolved recipe, every default written out, as TOML."""
     return tomli_w.dumps(values(recipe))
-
-
-def without_folders(recipe: Recipe) -> Recipe:
-    """The recipe with the names of its files alone: for a model card that strangers read."""
-
-    def name(path: str | float | None) -> Any:
-        return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
-
-    corpora = {n: Corpus(name(c.train), name(c.validation)) for n, c in recipe.corpora.items()}
-    return dataclasses.replace(
-        recipe,
-        corpora=corpora,
-        model=dataclasses.replace(recipe.model, from_=name(recipe.model.from_)),
-        tokenizer=dataclasses.replace(recipe.tokenizer, from_=name(recipe.tokenizer.from_)),
-    )
 
 
 def exact(number: float) -> Fraction:
@@ -252,6 +255,8 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     for key in ("evaluate", "checkpoint"):
         every = getattr(recipe, key).every_tokens
         want(every is None or every > 0, f"{key}.every_tokens", every, "must be positive")
+    probe = recipe.probe.every
+    want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
     want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
     both = tokenizer.train is not None and tokenizer.from_ is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from treering.config import Invalid
-from treering.learner import Forward
+from treering.learner import Forward, Learner
 from treering.store import Store
 
 
@@ -59,6 +60,17 @@ def held_out(
         )
     known = store.tokenizer is not None
     return HeldOut(corpus, windows, int(lengths[windows[:, 1:]].sum()) if known else None)
+
+
+def scores(
+    learner: Learner, branches: Mapping[str, Sequence[torch.Tensor]], text: HeldOut
+) -> Iterator[tuple[str | None, Score]]:
+    """The score of the weights as they stand (None), then that of each branch by its name."""
+    yield None, score(learner.forward, text)
+    for name, weights in branches.items():
+        with learner.standing_in(weights):
+            found = score(learner.forward, text)
+        yield name, found
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +130,34 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def gradient(self, batch: Batch) -> list[torch.Tensor]:
+        """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
+        it. Only between steps, when no gradient waits to be applied."""
+        self.backward(batch)
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def dot(self, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The inner product of two lists of tensors shaped like the parameters, float64[]."""
+        pairs = zip(one, other, strict=True)
+        return torch.stack([torch.sum(a.double() * b.double()) for a, b in pairs]).sum()
+
+    @contextmanager
+    def standing_in(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Other weights in the place of the trained ones for a while, to be scored or exported."""
+        kept = [param.detach().clone() for param in self.params]
+        self._put(weights)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    @torch.no_grad()
+    def _put(self, weights: Sequence[torch.Tensor]) -> None:
+        for param, weight in zip(self.params, weights, strict=True):
+            param.copy_(weight)
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's moments."""

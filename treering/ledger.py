@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from treering.batch import Batch
+from treering.protocols import Metrics
+
 
 @dataclass(frozen=True)
 class Ledger:
@@ -14,6 +17,7 @@ class Ledger:
     training_flops: float = 0.0
     meta_flops: float = 0.0
     evaluation_flops: float = 0.0
+    probe_flops: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -22,22 +26,26 @@ class Ledger:
 
     @property
     def flops(self) -> float:
-        """FLOPs of learning; evaluation is charged apart."""
+        """FLOPs of learning; evaluation and probes are charged apart."""
         return self.training_flops + self.meta_flops
 
-    def step(self, *, fresh: int, replayed: int, training: float, meta: float) -> Ledger:
+    def step(self, batch: Batch, metrics: Metrics) -> Ledger:
         """The ledger after one more step."""
         return replace(
             self,
-            fresh_tokens=self.fresh_tokens + fresh,
-            replayed_tokens=self.replayed_tokens + replayed,
-            training_flops=self.training_flops + training,
-            meta_flops=self.meta_flops + meta,
+            fresh_tokens=self.fresh_tokens + batch.predicted - batch.replayed_tokens,
+            replayed_tokens=self.replayed_tokens + batch.replayed_tokens,
+            training_flops=self.training_flops + metrics.training_flops,
+            meta_flops=self.meta_flops + metrics.meta_flops,
         )
 
     def evaluation(self, flops: float) -> Ledger:
         """The ledger after one more evaluation."""
         return replace(self, evaluation_flops=self.evaluation_flops + flops)
+
+    def probe(self, flops: float) -> Ledger:
+        """The ledger after one more probe."""
+        return replace(self, probe_flops=self.probe_flops + flops)
 
 
 def flops_per_token(parameters: int, *, layers: int, width: int, length: int) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from treering import build, checkpoint, config, model
 from treering.analysis import forgetting
-from treering.config import Invalid, Recipe
+from treering.config import Invalid, Recipe, Table
 from treering.evaluate import Score, score
 from treering.records import read
 from treering.report.card import card
@@ -48,6 +50,17 @@ def export(run: str, out: Path, cache: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     model.export(found, data.tokenizer, out, card=text)
     return _newest(folder)[1]
+
+
+def finish(recipe: Recipe, data: build.Data, found: PreTrainedModel, out: Path) -> Table:
+    """Export a finished run's model and write its summary, the last of its files: where it is, the
+    run is finished."""
+    summary = forgetting.summary(read(out))
+    model.export(found, data.tokenizer, out / "model", card=card(recipe, summary))
+    beside = out / ".summary.json.tmp"
+    beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+    os.replace(beside, out / "summary.json")
+    return summary
 
 
 def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:

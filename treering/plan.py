@@ -19,7 +19,7 @@ from math import floor, lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from treering.batch import Refs, join
+from treering.batch import Refs, join, refs
 from treering.position import State
 from treering.protocols import Memory
 from treering.rng import key, permute
@@ -99,6 +99,13 @@ class Planner:
         after = self._after(state, fresh, count, ends)
         replayed = np.arange(len(chosen)) >= len(fresh)
         return Plan(chosen, replayed, state.step, state.phase, ends, after)
+
+    def earlier(self, state: State, memory: Memory, count: int, at: int) -> Refs:
+        """`count` samples drawn from what was offered before the current phase, for a look that
+        changes nothing; fewer where there are not so many."""
+        seen = self.seen(state.started)
+        drawn = memory.draw({}, seen, count, at) if seen.any() else refs([])
+        return self._sample(drawn, np.zeros(len(drawn), np.int64))
 
     def split(self, state: State) -> tuple[Refs, list[int], int]:
         """The step's fresh places, their number by corpus, and how many samples it replays."""

@@ -92,7 +92,8 @@ class Update(Protocol):
     """How a batch is learned from; an update wraps an update.
 
     `state` names its tensors for the checkpoint, one for each parameter; they are loaded in
-    place. `counters` are its numbers; they are given back to `restore`.
+    place. `counters` are its numbers; they are given back to `restore`. `branches` are weights to
+    be scored beside the trained ones, by name, one tensor for each parameter.
     """
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics: ...
@@ -102,3 +103,5 @@ class Update(Protocol):
     def counters(self) -> dict[str, Any]: ...
 
     def restore(self, counters: Mapping[str, Any]) -> None: ...
+
+    def branches(self) -> dict[str, list[torch.Tensor]]: ...

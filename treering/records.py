@@ -5,6 +5,9 @@
                 replayed_loss, grad_norm, replayed (share of its tokens), tokens_per_second;
                 cumulative: tokens, fresh_tokens, flops, seconds
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
+    branch_score  as score, of weights beside the trained ones: branch ("average 0.99")
+    probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
+                earlier_norm, tokens: see probe.Alignment
     checkpoint  step, path
     end         reason (finished, interrupted, failed), seconds
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from treering.batch import Batch
+from treering.batch import Batch, Refs
 from treering.config import Invalid
 from treering.plan import Plan, Planner
 from treering.position import State
@@ -48,18 +49,23 @@ class Stream:
     def read(self, plan: Plan) -> Batch:
         """The tokens of a plan. Raises Invalid for a store that shrank, or that holds an id which
         the model does not have."""
-        tokens = np.empty((len(plan.refs), self.length + 1), np.int64)
-        for source in np.unique(plan.refs.source).tolist():
-            rows, store = plan.refs.source == source, self.stores[source]
+        tokens = self.tokens(plan.refs)
+        return Batch(tokens, plan.refs, plan.replayed, plan.step, plan.phase, plan.ends_phase)
+
+    def tokens(self, refs: Refs) -> NDArray[np.int64]:
+        """The tokens of samples, int64[n, length + 1]."""
+        tokens = np.empty((len(refs), self.length + 1), np.int64)
+        for source in np.unique(refs.source).tolist():
+            rows, store = refs.source == source, self.stores[source]
             assert store is not None, "a planned corpus has no store"
-            tokens[rows] = store.read(plan.refs.index[rows], self.length)
+            tokens[rows] = store.read(refs.index[rows], self.length)
             largest = int(tokens[rows].max())
             if largest >= self.vocabulary:
                 raise Invalid(
                     f"store {store.path}: token id {largest} is beyond the model's vocabulary of "
                     f"{self.vocabulary}; prepare the text with the model's tokenizer"
                 )
-        return Batch(tokens, plan.refs, plan.replayed, plan.step, plan.phase, plan.ends_phase)
+        return tokens
 
 
 def ahead(make: Callable[[], Iterator[T]], depth: int) -> Iterator[T]:

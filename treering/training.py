@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -16,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from treering import build, cache, checkpoint, config, folder, model, position, records
-from treering.analysis import forgetting
+from treering import build, cache, checkpoint, config, folder, model, outcome, position, records
+from treering.batch import Batch
 from treering.config import Recipe, Table
-from treering.evaluate import score
+from treering.evaluate import scores
 from treering.header import header
 from treering.interruption import interruption
 from treering.journal import Journal
 from treering.learner import tensors
 from treering.ledger import Ledger
-from treering.loop import Trained, train
-from treering.report import card
+from treering.loop import train
+from treering.position import State
+from treering.probe import probe, probing
 from treering.report.live import Live, Progress
 
 
@@ -104,15 +104,17 @@ class Run:
     def _train(self, interrupted: threading.Event) -> None:
         parts, mark = self.parts, time.monotonic()
         batches = parts.stream.batches(self.state)
+        batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         for done in train(parts.learner, parts.update, batches, parts.rules):
             before, self.state = self.ledger.tokens, done.after
-            self._charge(done)
+            self.ledger = self.ledger.step(done.batch, done.metrics)
             self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())
             phase = self.recipe.phases[done.batch.phase].name
-            if done.batch.ends_phase or self._due(before, self.recipe.evaluate.every_tokens):
-                self._score(phase)
+            ends = done.batch.ends_phase
+            if ends or self._due(before, self.recipe.evaluate.every_tokens):
+                self._score(phase, ends=ends)
             every = self.recipe.checkpoint.every_tokens
-            if done.batch.ends_phase or interrupted.is_set() or self._due(before, every):
+            if ends or interrupted.is_set() or self._due(before, every):
                 self._save()
             if self.live.wants():
                 self._show(phase)
@@ -120,14 +122,13 @@ class Run:
                 return
             mark = time.monotonic()
 
-    def _charge(self, done: Trained) -> None:
-        length, replayed = self.recipe.length, int(done.batch.replayed.sum())
-        self.ledger = self.ledger.step(
-            fresh=(len(done.batch) - replayed) * length,
-            replayed=replayed * length,
-            training=done.metrics.training_flops,
-            meta=done.metrics.meta_flops,
-        )
+    def _probe(self, batch: Batch, before: State) -> None:
+        learner = self.parts.learner
+        found = probe(learner, self.parts.stream, self.parts.earlier, batch, before)
+        if found is not None:
+            place = {"step": batch.step + 1, "phase": self.recipe.phases[batch.phase].name}
+            self.journal.write("probe", place | dataclasses.asdict(found))
+            self.ledger = self.ledger.probe(found.tokens * learner.flops_per_token)
 
     def _due(self, before: int, every: int | None) -> bool:
         return every is not None and self.ledger.tokens // every > before // every
@@ -141,16 +142,19 @@ class Run:
         left = (steps - step) * self.recipe.rows * self.recipe.length / max(speed, 1e-9)
         self.live.show(Progress(phase, step, steps, self.journal.loss, speed, left))
 
-    def _score(self, phase: str) -> None:
-        losses = {}
+    def _score(self, phase: str, *, ends: bool = False) -> None:
+        losses: dict[str, float] = {}
+        learner = self.parts.learner
+        branches = self.parts.update.branches() if ends else {}
         for text in self.parts.held_out:
             self.live.doing(f"step {self.state.step}: scoring {text.corpus}")
-            found = score(self.parts.learner.forward, text)
-            losses[text.corpus] = found.loss
             place = {"step": self.state.step, "phase": phase, "corpus": text.corpus}
-            self.journal.write("score", place | dataclasses.asdict(found))
-            flops = found.tokens * self.parts.learner.flops_per_token / 3
-            self.ledger = self.ledger.evaluation(flops)
+            for branch, found in scores(learner, branches, text):
+                record = place | dataclasses.asdict(found) | ({"branch": branch} if branch else {})
+                self.journal.write("branch_score" if branch else "score", record)
+                losses.setdefault(text.corpus, found.loss)  # the weights as they stand come first
+                flops = found.tokens * learner.flops_per_token / 3
+                self.ledger = self.ledger.evaluation(flops)
         self.live.scored(self.state.step, phase, losses)
 
     def _save(self) -> None:
@@ -183,14 +187,8 @@ class Run:
 
     def _finish(self) -> Table:
         self._end("finished")
-        summary = forgetting.summary(records.read(self.out))
-        root = self.parts.learner.forward.root
-        text = card.card(self.recipe, summary)
-        model.export(root.model, self.data.tokenizer, self.out / "model", card=text)
-        beside = self.out / ".summary.json.tmp"
-        beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-        os.replace(beside, self.out / "summary.json")  # last: it is what makes the run finished
-        return summary
+        found = self.parts.learner.forward.root.model
+        return outcome.finish(self.recipe, self.data, found, self.out)
 
     def _end(self, reason: str) -> None:
         """The last record of a sitting; left out on a full disk, of which the user hears anyway."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from treering.analysis.matrix import Cells, Matrix
+from treering.analysis.matrix import Cells, Matrix, header_of
 from treering.analysis.matrix import matrix as matrix
 from treering.records import Record
 
@@ -115,7 +115,7 @@ def incremental_mean(matrix: Matrix, *, strict: bool = False) -> Metric:
 def summary(records: Sequence[Record]) -> dict[str, Any]:
     """A run's matrix, metrics and costs, ready for JSON: what is missing is None with a reason."""
     loss = matrix(records)
-    recipe = next(record for record in records if record.get("kind") == "header")["recipe"]
+    recipe = header_of(records)["recipe"]
     step = next((r for r in reversed(records) if r.get("kind") == "step"), {})
     sittings = [r for r in records if r.get("kind") in ("header", "step", "end")]
     tokens, fresh = step.get("tokens"), step.get("fresh_tokens")
@@ -150,7 +150,7 @@ def _judged(matrix: Matrix) -> dict[str, Any]:
         "values": matrix.values.tolist(),
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
     }
-    plain: dict[str, Any] = _none_for_nan(table)
+    plain: dict[str, Any] = none_for_nan(table)
     return plain
 
 
@@ -192,9 +192,10 @@ def _mean(
     return Metric(value, per_corpus, matrix.unit, reason)
 
 
-def _none_for_nan(value: Any) -> Any:
+def none_for_nan(value: Any) -> Any:
+    """The same tables and lists with None in the place of NaN: ready for JSON."""
     if isinstance(value, dict):
-        return {name: _none_for_nan(item) for name, item in value.items()}
+        return {name: none_for_nan(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_none_for_nan(item) for item in value]
+        return [none_for_nan(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -60,20 +60,25 @@ class Matrix:
         return 1.0 if self.direction == "lower" else -1.0
 
 
-def matrix(records: Sequence[Record], *, metric: str = "loss", ends_only: bool = True) -> Matrix:
+def matrix(
+    records: Sequence[Record],
+    *,
+    metric: str = "loss",
+    branch: str | None = None,
+    ends_only: bool = True,
+) -> Matrix:
     """The matrix of a run's scores; `ends_only=False` keeps those from within phases too.
 
-    metric: "loss" or "bits_per_byte". An unfinished run has the rows of its finished phases.
-    Raises Invalid where there is no header.
+    metric: "loss" or "bits_per_byte"; branch: of weights scored beside the trained ones, which
+    share their row 0. An unfinished run has the rows of its finished phases. Raises Invalid where
+    there is no header.
     """
     assert metric in UNITS, f"{metric!r} is not a score's key"
-    header = next((record for record in records if record.get("kind") == "header"), None)
-    if header is None:
-        raise Invalid("records hold no header: name the folder of a run that was started")
+    header = header_of(records)
     recipe = header["recipe"]
     corpora = tuple(recipe["corpora"])
     trained = {r["step"]: r.get("tokens") for r in records if r.get("kind") == "step"}
-    scores = _scores(records, metric)
+    scores = scores_of(records, metric, branch)
     reached = max(scores, default=0)
     rows, finished = [Row("base", 0, 0)], [0]
     for phase in header["phases"]:
@@ -85,20 +90,37 @@ def matrix(records: Sequence[Record], *, metric: str = "loss", ends_only: bool =
         finished.append(len(rows))
         rows.append(Row(phase["name"], end, trained.get(end)))
     values = np.array([[scores[row.step].get(name, np.nan) for name in corpora] for row in rows])
-    return Matrix(values, tuple(rows), corpora, _learned(recipe, finished), unit=UNITS[metric])
+    return Matrix(values, tuple(rows), corpora, learned_at(recipe, finished), unit=UNITS[metric])
 
 
-def _scores(records: Sequence[Record], metric: str) -> defaultdict[int, dict[str, float]]:
+def header_of(records: Sequence[Record]) -> Record:
+    """The first header. Raises Invalid where there is none."""
+    header = next((record for record in records if record.get("kind") == "header"), None)
+    if header is None:
+        raise Invalid("records hold no header: name the folder of a run that was started")
+    return header
+
+
+def branches_of(records: Sequence[Record]) -> list[str]:
+    """Names of the weights that were scored beside the trained ones."""
+    found = (record["branch"] for record in records if record.get("kind") == "branch_score")
+    return list(dict.fromkeys(found))
+
+
+def scores_of(
+    records: Sequence[Record], metric: str, branch: str | None = None
+) -> defaultdict[int, dict[str, float]]:
     """Scores by step and corpus; one that is null was not finite, or not known, and is NaN."""
     scores: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    kinds = ("score",) if branch is None else ("score", "branch_score")
     for record in records:
-        if record.get("kind") == "score":
+        if record.get("kind") in kinds and (record["step"] == 0 or record.get("branch") == branch):
             value = record.get(metric)
             scores[record["step"]][record["corpus"]] = np.nan if value is None else float(value)
     return scores
 
 
-def _learned(recipe: Mapping[str, Any], finished: Sequence[int]) -> dict[str, int]:
+def learned_at(recipe: Mapping[str, Any], finished: Sequence[int]) -> dict[str, int]:
     """The row at which each corpus counts as learned; finished = row 0 and those of phase ends."""
     rows: dict[str, int] = dict.fromkeys(recipe.get("replay", {}).get("past", ()), 0)
     for row, phase in zip(finished[1:], recipe["phases"], strict=False):

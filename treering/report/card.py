@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
-from treering.config import Recipe, to_toml, without_folders
+from treering.config import Corpus, Recipe, to_toml
 from treering.report.table import markdown
 
 
@@ -25,3 +27,18 @@ at the end of each phase, in nats/token:
 {to_toml(without_folders(recipe)).strip()}
 ```
 """
+
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """The recipe with the names of its files alone: for a model card that strangers read."""
+
+    def name(path: str | float | None) -> Any:
+        return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
+
+    corpora = {n: Corpus(name(c.train), name(c.validation)) for n, c in recipe.corpora.items()}
+    return dataclasses.replace(
+        recipe,
+        corpora=corpora,
+        model=dataclasses.replace(recipe.model, from_=name(recipe.model.from_)),
+        tokenizer=dataclasses.replace(recipe.tokenizer, from_=name(recipe.tokenizer.from_)),
+    )

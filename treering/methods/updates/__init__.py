@@ -1,7 +1,13 @@
 """How a batch is learned from. `[update]` is a constructor call; `inner` is another update."""
 
+from treering.methods.updates.average import Average
 from treering.methods.updates.descent import Descent
 from treering.methods.updates.per_sample import PerSample
 from treering.methods.updates.reptile import Reptile
 
-KINDS = {"descent": Descent, "per_sample": PerSample, "reptile": Reptile}
+KINDS = {
+    "average": Average,
+    "descent": Descent,
+    "per_sample": PerSample,
+    "reptile": Reptile,
+}

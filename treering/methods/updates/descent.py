@@ -29,3 +29,6 @@ class Descent:
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         pass
+
+    def branches(self) -> dict[str, list[torch.Tensor]]:
+        return {}

@@ -41,3 +41,6 @@ class PerSample:
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         self.inner.restore(counters)
+
+    def branches(self) -> dict[str, list[torch.Tensor]]:
+        return self.inner.branches()

@@ -100,3 +100,6 @@ class Reptile:
     def restore(self, counters: Mapping[str, Any]) -> None:
         self._calls = int(counters["calls"])
         self.inner.restore(counters["inner"])
+
+    def branches(self) -> dict[str, list[torch.Tensor]]:
+        return self.inner.branches()

@@ -1,0 +1,65 @@
+"""The finished cells of a study as a CSV: one line for each run and branch, figures only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from treering.analysis.compare import METRICS
+from treering.analysis.curves import arms_of
+from treering.analysis.matrix import header_of, matrix
+from treering.records import Record
+
+Line = dict[str, Any]
+
+
+def lines(arm: str, axes: Mapping[str, Any], records: Sequence[Record]) -> list[Line]:
+    """A run's lines: arm, branch, seed, axes, metrics, each corpus's part of them, and costs."""
+    header = header_of(records)
+    last: Record = next((r for r in reversed(records) if r.get("kind") == "step"), {})
+    cosines = [r["cosine"] for r in records if r.get("kind") == "probe"]
+    found = []
+    for branch in arms_of(records):
+        scores = matrix(records, branch=branch)
+        line: Line = {"arm": arm, "branch": branch or "", "seed": header["recipe"]["seed"]}
+        line |= {key: json.dumps(value) for key, value in axes.items() if key != "seed"}
+        judged = {name: metric(scores) for name, metric in METRICS.items()}
+        line |= {name: metric.value for name, metric in judged.items()}
+        for name, metric in judged.items():
+            line |= {f"{name} {corpus}": value for corpus, value in metric.per_corpus.items()}
+        line |= {key: last.get(key) for key in ("step", "tokens", "fresh_tokens", "flops")}
+        line |= {"cosine": float(np.mean(cosines)) if cosines else None}
+        line |= {"seconds": last.get("seconds"), "parameters": header.get("parameters")}
+        found.append(line | {"commit": header.get("commit")})
+    return found
+
+
+def write(path: Path, found: Sequence[Line]) -> None:
+    """The lines as CSV; written beside and renamed."""
+    keys = list(dict.fromkeys(key for line in found for key in line))
+    beside = path.with_name(f".{path.name}.tmp")
+    with open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: "" if v is None or v != v else v for k, v in f.items()} for f in found)
+    os.replace(beside, path)
+
+
+def read(path: str | Path) -> list[Line]:
+    """The lines of such a CSV: numbers as numbers, what is empty as None."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: _value(text) for key, text in line.items()} for line in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text or None
+    return int(number) if number.is_integer() and "." not in text and "e" not in text else number

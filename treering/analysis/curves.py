@@ -1,0 +1,103 @@
+"""A run along its way: held-out losses against what was spent, and the matrix at any point."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treering.analysis.matrix import (
+    UNITS,
+    Matrix,
+    Row,
+    branches_of,
+    header_of,
+    learned_at,
+    scores_of,
+)
+from treering.records import Record
+
+Clock = Literal["tokens", "flops"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Held-out scores along a run: float64[n] for each corpus, at n moments.
+
+    `step`, `tokens` and `flops` are float64[n], what was trained and spent on learning by then;
+    NaN where it was not recorded.
+    """
+
+    step: Floats
+    tokens: Floats
+    flops: Floats
+    scores: dict[str, Floats]
+
+
+def curves(records: Sequence[Record], *, metric: str = "loss", branch: str | None = None) -> Curves:
+    """The curves of a run; a branch has those points at which it was scored."""
+    scores = scores_of(records, metric, branch)
+    spent = {r["step"]: r for r in records if r.get("kind") == "step"}
+    steps = sorted(scores)
+
+    def clock(name: str) -> Floats:
+        known = (spent.get(step, {}).get(name) for step in steps)
+        values = [np.nan if value is None else value for value in known]
+        return np.array([0.0 if s == 0 else v for s, v in zip(steps, values, strict=True)], float)
+
+    corpora = header_of(records)["recipe"]["corpora"]
+    columns = {c: np.array([scores[s].get(c, np.nan) for s in steps], float) for c in corpora}
+    return Curves(np.array(steps, float), clock("tokens"), clock("flops"), columns)
+
+
+def end(records: Sequence[Record], clock: Clock) -> float:
+    """What a run has spent in all."""
+    last = next((r for r in reversed(records) if r.get("kind") == "step"), {})
+    return float(last.get(clock) or 0.0)
+
+
+def matrix_at(
+    records: Sequence[Record],
+    clock: Clock,
+    spent: float,
+    *,
+    metric: str = "loss",
+    branch: str | None = None,
+) -> Matrix:
+    """The matrix of a run cut short where it had spent so much.
+
+    Its last row is interpolated linearly between the two scores around that point. The corpora of
+    the phase that is cut count as learned there. Where the run never spent so much, the last row
+    is NaN.
+    """
+    found, header = curves(records, metric=metric, branch=branch), header_of(records)
+    at = getattr(found, clock)
+    columns = list(found.scores.values())
+    rows = [Row("base", 0, 0)]
+    values = [[column[0] if len(column) else np.nan for column in columns]]
+    known = dict(zip(found.step.tolist(), range(len(at)), strict=True))
+    for phase in header["phases"]:
+        place = known.get(float(phase["end_step"]))
+        if place is None or not at[place] < spent:
+            break
+        tokens = found.tokens[place]
+        rows.append(Row(phase["name"], phase["end_step"], int(tokens)))
+        values.append([column[place] for column in columns])
+    if len(rows) <= len(header["phases"]):
+        reached = len(at) > 0 and spent <= at[-1]
+        name = header["phases"][len(rows) - 1]["name"]
+        step = int(found.step[bisect_right(at.tolist(), spent) - 1]) if reached else rows[-1].step
+        rows.append(Row(f"{name}, cut", step))
+        values.append([np.interp(spent, at, c) if reached else np.nan for c in columns])
+    learned = learned_at(header["recipe"], range(len(rows)))
+    return Matrix(np.array(values), tuple(rows), tuple(found.scores), learned, unit=UNITS[metric])
+
+
+def arms_of(records: Sequence[Record]) -> list[str | None]:
+    """What a run can be judged by: its weights as trained (None) and its branches."""
+    return [None, *branches_of(records)]

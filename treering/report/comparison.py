@@ -1,0 +1,135 @@
+"""A comparison of arms as text: tables on screen and as Markdown, from `analysis.compare`.
+
+arm          seeds   tokens    FLOPs       retained        learned     forgetting
+sequential       3   3.69 M   4.1e13  7.81 +- 0.05   5.22 +- 0.03   3.88 +- 0.11
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Comparison = Mapping[str, Any]
+METRICS = ("retained", "learned", "forgetting")
+VIEWS = {
+    "end": "at the end of each run",
+    "equal_tokens": "at equal tokens",
+    "equal_flops": "at equal FLOPs",
+}
+NONE = "-"
+LEGEND = (
+    "means over seeds with half of Student's 95% interval; held-out loss in nats/token; lower is "
+    "better; forgetting > 0 forgot"
+)
+SHOWN = (
+    "a difference is shown where Student's 95% interval of the paired differences leaves out 0; "
+    "the bootstrap over few seeds is too narrow"
+)
+
+Rows = list[list[str]]
+
+
+def show(table: Comparison, console: Console) -> None:
+    """Print the arms, and their differences to the baseline."""
+    for title, head, rows in _tables(table):
+        drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        for i, name in enumerate(head):
+            drawn.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
+        for row in rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        drawn.width = console.measure(drawn, options=console.options.update(max_width=9999)).maximum
+        console.print(drawn, crop=False)
+    for note in _notes(table):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def markdown(table: Comparison) -> str:
+    """The same as Markdown."""
+    parts = []
+    for title, head, rows in _tables(table):
+        lines = [f"**{title}**", "", _line(head), "|---|" + "---:|" * (len(head) - 1)]
+        parts.append("\n".join([*lines, *map(_line, rows), ""]))
+    return "\n".join([*parts, *(f"{note}\n" for note in _notes(table))])
+
+
+def _tables(table: Comparison) -> list[tuple[str, list[str], Rows]]:
+    found = [("arms " + VIEWS["end"], *_arms(table))]
+    found += [
+        (f"{VIEWS[view]}, {_amount(table[view]['at'])}, interpolated", *_cut(table, view))
+        for view in ("equal_tokens", "equal_flops")
+        if _differ(table, view.removeprefix("equal_"))
+    ]
+    if len(table["arms"]) > 1:
+        found.append((f"differences to {table['baseline']}", *_differences(table)))
+    return found
+
+
+def _arms(table: Comparison) -> tuple[list[str], Rows]:
+    probed = any(costs["cosine"] is not None for costs in table["arms"].values())
+    head = ["arm", "seeds", "tokens", "FLOPs", *METRICS]
+    head += [f"{corpus} now" for corpus in table["corpora"]] + ["cosine"] * probed
+    rows = []
+    for name, costs in table["arms"].items():
+        judged = table["end"]["arms"][name]
+        row = [name, str(len(costs["seeds"])), _amount(costs["tokens"]), _amount(costs["flops"])]
+        row += [_mean(judged[metric]) for metric in METRICS]
+        each = judged["retained"]["per_corpus"]
+        row += [_mean(each[corpus]) if corpus in each else NONE for corpus in table["corpora"]]
+        rows.append(row + [_number(costs["cosine"], "+.3f")] * probed)
+    return head, rows
+
+
+def _cut(table: Comparison, view: str) -> tuple[list[str], Rows]:
+    judged = table[view]["arms"]
+    rows = [[name, *(_mean(each[metric]) for metric in METRICS)] for name, each in judged.items()]
+    return ["arm", *METRICS], rows
+
+
+def _differences(table: Comparison) -> tuple[list[str], Rows]:
+    head = ["arm", "metric", "difference", "95% (t)", "95% (bootstrap)", "lower", "verdict"]
+    rows = []
+    for arm, metrics in table["end"]["differences"].items():
+        for metric, found in metrics.items():
+            row = [arm, metric, _number(found["mean"], "+.3f")]
+            row += [_interval(found["t"]), _interval(found["bootstrap"])]
+            rows.append([*row, f"{found['lower']} of {found['n']}", found["verdict"]])
+    return head, rows
+
+
+def _differ(table: Comparison, clock: str) -> bool:
+    spent = [costs[clock] for costs in table["arms"].values() if costs[clock] is not None]
+    return bool(spent) and max(spent) > 1.001 * min(spent)
+
+
+def _notes(table: Comparison) -> list[str]:
+    return [LEGEND, SHOWN, *table["notes"]]
+
+
+def _mean(found: Mapping[str, Any]) -> str:
+    if found["mean"] is None:
+        return NONE
+    text = _number(found["mean"], ".3f")
+    return text if found["t"] is None else f"{text} ± {(found['t'][1] - found['t'][0]) / 2:.3f}"
+
+
+def _interval(pair: Sequence[float] | None) -> str:
+    return NONE if pair is None else f"{pair[0]:+.3f} to {pair[1]:+.3f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def _amount(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value < 1e9 else f"{value:.2e}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
