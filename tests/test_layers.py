@@ -30,12 +30,15 @@ RANKS = (
     "training engines",
     "study",
     "treering",
+    "verbs",
     "cli",
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
 OPEN_SHELF = ("build", "training", "methods")  # who may import a method
-LIGHT = "schema rng batch records config ledger protocols plan store stream analysis report cli"
+LIGHT = (
+    "schema rng batch records config ledger protocols plan store stream analysis report verbs cli"
+)
 LINES = {"config.py": 320}
 
 

@@ -1,0 +1,154 @@
+"""What each verb of the command line does with its options. Returns its exit code.
+
+Torch is imported only where a verb trains or scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from treering import config
+from treering.config import Invalid
+
+if TYPE_CHECKING:
+    from treering.engines.process import Job
+
+
+def prepare(options: argparse.Namespace) -> int:
+    from treering import prepare as preparation
+    from treering import tokenizer
+
+    words = tokenizer.load(options.tokenizer)
+    wanted = preparation.Options(
+        validation=_share(options.validation),
+        field=options.field,
+        workers=options.workers,
+        skip_bad=options.skip_bad,
+        bos=options.bos,
+    )
+    for store in preparation.prepare(options.input, words, options.out, wanted):
+        print(store)
+    return 0
+
+
+def _share(text: str | None) -> float | str | None:
+    """A number is a share, anything else a file."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def run(options: argparse.Namespace) -> int:
+    recipe = config.load(options.recipe, data=options.data, sets=tuple(options.sets))
+    console = Console()
+    if options.dry_run:
+        from treering.estimate import show as estimate
+
+        estimate(recipe, options.cache, console)
+        return 0
+    if options.out is None:
+        raise Invalid("--out is missing: name the run's folder")
+    from treering import training
+    from treering.report.table import show
+
+    summary = training.run(recipe, options.out, fresh=options.fresh, cache_folder=options.cache)
+    show(summary, console)
+    print(f"the model is in {Path(options.out) / 'model'}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from treering.cache import cache_folder
+    from treering.outcome import scores
+
+    recipe = None
+    if options.recipe is not None:
+        recipe = config.load(options.recipe, data=options.data, sets=tuple(options.sets))
+    found = scores(options.model, recipe, cache_folder(options.cache))
+    if options.json:
+        print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))
+        return 0
+    table = RichTable("corpus", "loss (nats/token)", "bits/byte", "tokens")
+    for name, score in found.items():
+        bits = "unknown" if score.bits_per_byte is None else f"{score.bits_per_byte:.4f}"
+        table.add_row(name, f"{score.loss:.4f}", bits, f"{score.tokens:,}")
+    Console().print(table)
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from treering.analysis import compare as comparing
+    from treering.records import read
+    from treering.report import comparison
+
+    runs = []
+    for given in options.runs:
+        name, equals, path = given.partition("=")
+        at = Path(path if equals else given)
+        if not (at / "records.jsonl").exists():
+            raise Invalid(f"{given}: is no run folder (it has no records.jsonl)")
+        runs.append((name if equals else at.absolute().name, read(at)))
+    table = comparing.compare(
+        comparing.arms(runs), baseline=options.baseline, metric=options.metric
+    )
+    if options.format == "json":
+        print(json.dumps(table, indent=1, ensure_ascii=False))
+    elif options.format == "md":
+        print(comparison.markdown(table))
+    else:
+        comparison.show(table, Console())
+    return 0
+
+
+def study(options: argparse.Namespace) -> int:
+    from treering import study as studies
+    from treering.engines import local, ray
+    from treering.report import comparison
+
+    asked, cells = studies.load(options.study, options.data)
+    out, console = Path(options.out), Console()
+    if options.list:
+        for i, cell in enumerate(cells):
+            print(f"{i:4}  {cell.name}")
+        return 0
+    if options.jobs < 1:
+        raise Invalid(f"--jobs {options.jobs}: must be at least 1")
+    threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
+
+    def engine(jobs: list[Job], watch: Callable[[list[str]], None]) -> Iterator[tuple[Job, int]]:
+        if options.engine == "ray":
+            return ray.run(jobs, cpus=options.cpus, gpus=options.gpus, watch=watch)
+        return local.run(jobs, options.jobs, watch)
+
+    if options.cell is not None and not 0 <= options.cell < len(cells):
+        raise Invalid(f"--cell {options.cell}: there are cells 0 to {len(cells) - 1}")
+    only = None if options.cell is None else cells[options.cell]
+    failed = studies.perform(
+        cells, out, engine, console, only=only, cache=options.cache, threads=threads
+    )
+    if options.cell is None:
+        comparison.show(studies.conclude(asked, cells, out), console)
+        print(f"cells.csv, comparison.json and comparison.md are in {out}")
+    if failed:
+        print(f"treering: failed: {', '.join(failed)}; mend and run again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from treering import outcome
+    from treering.cache import cache_folder
+
+    step = outcome.export(options.run, Path(options.out), cache_folder(options.cache))
+    print(f"{options.out}: the model of {options.run} after step {step}")
+    return 0
