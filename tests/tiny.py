@@ -235,12 +235,16 @@ class Forks:
 
     def start(self, out: Path, *arguments: str, limit: int | None = None) -> Sitting:
         """`treering run` in `out`; no file may grow beyond `limit` bytes, as on a full disk."""
+        recipe = str(self.place / "recipe.toml")
+        return self.call("run", recipe, "--out", str(out), *arguments, limit=limit)
+
+    def call(self, *arguments: str, limit: int | None = None) -> Sitting:
+        """A verb of the command line."""
         assert self._process.stdin is not None and self._process.stdout is not None
         log = self.place / f"log-{self._count}"
         log.touch()
         self._count += 1
-        line = ["run", str(self.place / "recipe.toml"), "--out", str(out)]
-        line += ["--cache", str(self.place / "cache"), *arguments]
+        line = [*arguments, "--cache", str(self.place / "cache")]
         self._process.stdin.write(json.dumps([line, str(log), limit]) + "\n")
         self._process.stdin.flush()
         return Sitting(int(self._process.stdout.readline()), log, self._process)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import learner, model, schema, tokenizer
+from treering import downstream, learner, model, schema, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.learner import Forward, Learner
@@ -24,7 +22,7 @@ from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
 from treering.protocols import Memory, Schedule, Update
-from treering.schema import near
+from treering.schema import construct, near
 from treering.store import Store, open_store
 from treering.stream import Stream
 
@@ -52,11 +50,18 @@ class Parts:
     earlier: Memory  # of which a probe draws
     rules: Rules
     held_out: tuple[HeldOut, ...]
+    tasks: downstream.Tasks
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Raises Invalid where the recipe names a task or a tracker that is not to be had."""
+    downstream.find(recipe.evaluate)
+    trackers.check(recipe.track)
 
 
 def data(recipe: Recipe, cache: Path) -> Data:
     """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache."""
-    _check_methods(recipe)
+    check_methods(recipe)
     words = _tokenizer(recipe, cache)
     mark, size = tokenizer.fingerprint(words), tokenizer.size(words)
     train: list[Store | None] = []
@@ -79,7 +84,7 @@ def data(recipe: Recipe, cache: Path) -> Data:
     )
 
 
-def _check_methods(recipe: Recipe) -> None:
+def check_methods(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
@@ -147,6 +152,7 @@ def parts(recipe: Recipe, given: Data) -> Parts:
             reset_at_phase=recipe.optimizer.at_phase == "reset",
         ),
         held_outs(recipe, given),
+        downstream.load(recipe.evaluate, given.tokenizer),
     )
 
 
@@ -163,15 +169,6 @@ def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
         held_out(name, store, lengths, length=recipe.length, tokens=recipe.evaluate.tokens)
         for name, store in given.validation.items()
     )
-
-
-def construct(kinds: Mapping[str, Any], table: Table, where: str) -> Any:
-    """Call the constructor that a table names with the table's other keys."""
-    table = dict(table)
-    kind = table.pop("kind", None)
-    if kind not in kinds:
-        raise Invalid(f"{where}.kind = {kind!r}{near(str(kind), list(kinds))}")
-    return schema.read(kinds[kind], table, where + ".")
 
 
 def _tokenizer(recipe: Recipe, cache: Path) -> PreTrainedTokenizerBase:
@@ -200,6 +197,10 @@ def _open(path: str, key: str, mark: str, vocabulary: int) -> Store:
 def _identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> Table:
     table = schema.values(recipe)
     table["corpora"] = digests
+    del table["track"]  # who looks on does not matter, nor how tasks would be scored if there were
+    free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
+    scored = table["evaluate"]
+    table["evaluate"] = {key: scored[key] for key in scored if not key.startswith(free)}
     if "from" in table["model"]:
         start = table["model"]["from"]
         table["model"]["from"] = model.fingerprint(start) or start

@@ -62,12 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="keep an older folder aside, start anew")
     run.set_defaults(verb=verbs.run)
 
-    evaluate = known.add_parser("evaluate", help="held-out loss of every corpus")
+    evaluate = known.add_parser("evaluate", help="held-out loss of every corpus, or tasks")
     evaluate.add_argument("model", metavar="RUN|FOLDER|ID")
     evaluate.add_argument("--recipe", help="names the corpora; a run's own by default")
     evaluate.add_argument("--data", metavar="FOLDER")
     evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
     evaluate.add_argument("--json", action="store_true", help="all digits, for programs")
+    tasks = "downstream tasks of lm-eval, not held-out loss (treering[eval])"
+    evaluate.add_argument("--tasks", metavar="NAME,NAME", help=tasks)
+    evaluate.add_argument("--task-folder", metavar="FOLDER", help="their definitions")
+    evaluate.add_argument("--task-data", metavar="FOLDER", help="their files are relative to it")
+    evaluate.add_argument("--task-limit", type=int, metavar="N", help="documents of each task")
     evaluate.set_defaults(verb=verbs.evaluate)
 
     export = known.add_parser("export", help="a folder for AutoModelForCausalLM.from_pretrained")
@@ -90,6 +95,25 @@ def _verdict_verbs(known: Any) -> argparse.ArgumentParser:
     compare.add_argument("--format", choices=("screen", "md", "json"), default="screen")
     compare.set_defaults(verb=verbs.compare)
 
+    report = known.add_parser("report", help="the verdict as a page, figures or a table")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ARM=RUN, or studies")
+    report.add_argument("--out", required=True, metavar="FILE")
+    report.add_argument("--format", choices=("html", "png", "svg", "csv", "md"), default="html")
+    report.add_argument("--baseline", metavar="ARM", help="differences are to it (the first)")
+    report.set_defaults(verb=verbs.report)
+
+    demo = known.add_parser("demo", help="a small study over text that this machine holds")
+    demo.add_argument("--out", default="treering-demo", metavar="DIR")
+    demo.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
+    demo.set_defaults(verb=verbs.demo)
+
+    watch = known.add_parser("watch", help="the report of runs in progress, served here")
+    watch.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ARM=RUN, or studies")
+    watch.add_argument("--host", default="127.0.0.1", help="an address of this machine")
+    watch.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    watch.add_argument("--refresh", type=int, default=10, metavar="SECONDS")
+    watch.set_defaults(verb=verbs.watch)
+
     study = known.add_parser("study", help="a grid of runs, and their comparison")
     study.add_argument("study", metavar="STUDY.toml")
     study.add_argument("--out", metavar="DIR", required=True, help="the study's folder")
@@ -97,7 +121,7 @@ def _verdict_verbs(known: Any) -> argparse.ArgumentParser:
     study.add_argument("--engine", choices=("local", "ray"), default="local")
     study.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (local)")
     study.add_argument("--cpus", type=float, default=1, help="of a cell (ray)")
-    study.add_argument("--gpus", type=float, default=0, help="of a cell (ray)")
+    study.add_argument("--gpus", type=float, default=0, help="of a cell (ray); 0 hides them")
     study.add_argument("--cell", type=int, metavar="I", help="run this one alone, from 0")
     study.add_argument("--list", action="store_true", help="name the cells; run nothing")
     study.set_defaults(verb=verbs.study)

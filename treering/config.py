@@ -13,13 +13,12 @@ import typing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
 from treering.schema import Invalid as Invalid
 from treering.schema import Table as Table
-from treering.schema import near, read, values
+from treering.schema import lay_over, near, read, values
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,16 @@ class Compute:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Held-out `tokens` per corpus (0 = all), at phase ends and every `every_tokens` trained."""
+    """Held-out `tokens` per corpus (0 = all), at phase ends and every `every_tokens` trained; and
+    downstream `tasks` before training and at phase ends: see downstream.py."""
 
     tokens: int = 32_768
     every_tokens: int | None = None
+    tasks: tuple[str, ...] = ()
+    task_folder: str | None = None  # of definitions; absent: lm-eval's own
+    task_data: str | None = None  # their files are relative to it
+    task_limit: int | None = None  # documents of each task; absent: all
+    task_batch: int = 8  # sequences in a forward pass
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,15 @@ class Checkpoint:
 
     every_tokens: int | None = None
     keep: int = 2
+
+
+@dataclass(frozen=True)
+class Track:
+    """The trackers `to` which records are mirrored, and as what; `name` absent: the folder's."""
+
+    to: tuple[str, ...] = ()
+    project: str = "treering"
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,7 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     probe: Probe = field(default_factory=Probe)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    track: Track = field(default_factory=Track)
 
     @property
     def rows(self) -> int:
@@ -165,7 +180,7 @@ def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, .
     """
     table = toml(path)
     for assignment in sets:
-        _lay_over(table, assignment)
+        lay_over(table, assignment)
     return resolve(table, data if data is not None else Path(path).parent)
 
 
@@ -266,28 +281,6 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
 
 
-def _lay_over(table: Table, assignment: str) -> None:
-    name, equals, text = assignment.partition("=")
-    if not equals:
-        raise Invalid(f"--set {assignment}: write it as key.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a string
-    *path, last = name.strip().split(".")
-    at: Any = table
-    for part in path:
-        if isinstance(at, list) and part.isdigit() and int(part) < len(at):
-            at = at[int(part)]
-        elif isinstance(at, dict):
-            at = at.setdefault(part, {})
-        else:
-            raise Invalid(f"--set {assignment}: {part!r} is not a table of the recipe")
-    if not isinstance(at, dict):
-        raise Invalid(f"--set {assignment}: {name.strip()!r} is not a key of the recipe")
-    at[last] = value
-
-
 def _located(recipe: Recipe, folder: Path) -> Recipe:
     """Relative paths made absolute; a missing corpus is an error here, before anything is done."""
 
@@ -316,4 +309,10 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     }
     model = dataclasses.replace(recipe.model, from_=maybe(recipe.model.from_))
     tokenizer = dataclasses.replace(recipe.tokenizer, from_=maybe(recipe.tokenizer.from_))
-    return dataclasses.replace(recipe, corpora=corpora, model=model, tokenizer=tokenizer)
+    at = recipe.evaluate
+    evaluate = dataclasses.replace(
+        at, task_folder=maybe(at.task_folder), task_data=maybe(at.task_data)
+    )
+    return dataclasses.replace(
+        recipe, corpora=corpora, model=model, tokenizer=tokenizer, evaluate=evaluate
+    )

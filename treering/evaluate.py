@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +66,14 @@ def held_out(
 
 def scores(
     learner: Learner, branches: Mapping[str, Sequence[torch.Tensor]], text: HeldOut
-) -> Iterator[tuple[str | None, Score]]:
-    """The score of the weights as they stand (None), then that of each branch by its name."""
-    yield None, score(learner.forward, text)
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The record (kind, fields) of the weights as they stand, then that of each branch."""
+    corpus = {"corpus": text.corpus}
+    yield "score", corpus | dataclasses.asdict(score(learner.forward, text))
     for name, weights in branches.items():
         with learner.standing_in(weights):
             found = score(learner.forward, text)
-        yield name, found
+        yield "branch_score", corpus | dataclasses.asdict(found) | {"branch": name}
 
 
 @torch.no_grad()

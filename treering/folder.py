@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,3 +73,9 @@ def finished(out: Path) -> bool:
     path = out / "records.jsonl"
     ends = [r for r in records.read(path) if r["kind"] == "end"] if path.exists() else []
     return bool(ends) and ends[-1].get("reason") == "finished" and (out / "summary.json").exists()
+
+
+def summary(out: Path) -> Table:
+    """The summary of a run that came to its end."""
+    table: Table = json.loads((out / "summary.json").read_text())
+    return table

@@ -1,14 +1,18 @@
-"""The records of a run as they arise: steps wait as tensors until somebody must read them."""
+"""The records of a run as they arise: steps wait as tensors until somebody must read them.
+
+What is written is passed on to the mirrors, in the same order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from treering.ledger import Ledger
 from treering.loop import Trained
 from treering.records import Records
+from treering.trackers import Mirror
 
 PENDING = 32  # steps that may wait; a kill loses no more records than the resumed run repeats
 
@@ -20,6 +24,7 @@ class Journal:
         self._records = Records(path)
         self._phases = phases
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
+        self.mirrors: Sequence[Mirror] = ()
         self.loss, self.tokens_per_second = float("nan"), 0.0  # of the last steps written
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
@@ -31,7 +36,7 @@ class Journal:
     def write(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Write a record of another kind, after the steps before it."""
         self.flush()
-        self._records.append(kind, fields)
+        self._append(kind, fields)
 
     def flush(self) -> None:
         """Write the pending steps: the only place that waits for the device."""
@@ -40,7 +45,7 @@ class Journal:
         steps, self._pending = self._pending, []
         for done, ledger, took, seconds in steps:
             record = self._record(done, ledger, took, seconds)
-            self._records.append("step", record)
+            self._append("step", record)
             self.loss = record["loss"]
         tokens = sum(done.batch.predicted for done, *_ in steps)
         self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
@@ -52,6 +57,13 @@ class Journal:
 
     def close(self) -> None:
         self._records.close()
+        for mirror in self.mirrors:
+            mirror.close()
+
+    def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self._records.append(kind, fields)
+        for mirror in self.mirrors:
+            mirror.write(kind, fields)
 
     def _record(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> dict[str, Any]:
         batch, metrics = done.batch, done.metrics

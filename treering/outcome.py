@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
-from treering import build, checkpoint, config, model
+from treering import build, checkpoint, config, downstream, model, tokenizer
 from treering.analysis import forgetting
-from treering.config import Invalid, Recipe, Table
+from treering.config import Evaluate, Invalid, Recipe, Table
+from treering.downstream import TaskScore
 from treering.evaluate import Score, score
 from treering.records import read
 from treering.report.card import card
@@ -34,6 +37,29 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     forward = build.forward(recipe, found)
     return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
+
+
+def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -> list[TaskScore]:
+    """Downstream tasks of a run, a model folder or a hub id, as a run's own records have them.
+
+    given: keys of `[evaluate]`, before those of the recipe, or of the run's own.
+    """
+    folder = Path(source)
+    is_run = (folder / "records.jsonl").exists()
+    if recipe is None and is_run:
+        recipe = config.load(folder / "recipe.toml")
+    wanted = dataclasses.replace(recipe.evaluate if recipe else Evaluate(), **given)
+    downstream.find(wanted)
+    if is_run:
+        assert recipe is not None
+        data = build.data(recipe, cache)
+        found, words = of_run(folder, recipe, data), data.tokenizer
+    else:
+        remote_code = recipe is not None and recipe.model.remote_code
+        found = model.pretrained(source, remote_code=remote_code)
+        words = tokenizer.load(source, remote_code=remote_code)
+    found = found.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    return list(downstream.load(wanted, words).scores(found).scores)
 
 
 def export(run: str, out: Path, cache: Path) -> int:

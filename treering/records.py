@@ -6,6 +6,7 @@
                 cumulative: tokens, fresh_tokens, flops, seconds
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
     branch_score  as score, of weights beside the trained ones: branch ("average 0.99")
+    task        step, phase (at row 0 and phase ends), task, metric, value, stderr (or null), n
     probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
                 earlier_norm, tokens: see probe.Alignment
     checkpoint  step, path

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Table = dict[str, Any]
@@ -41,6 +43,15 @@ def read(kind: type[T], table: object, where: str) -> T:
     return kind(**values)
 
 
+def construct(kinds: Mapping[str, Any], table: Table, where: str) -> Any:
+    """Call the constructor that a table names with the table's other keys."""
+    table = dict(table)
+    kind = table.pop("kind", None)
+    if kind not in kinds:
+        raise Invalid(f"{where}.kind = {kind!r}{near(str(kind), list(kinds))}")
+    return read(kinds[kind], table, where + ".")
+
+
 def near(name: str, names: list[str]) -> str:
     """The remedy for a misspelt name: the nearest known one, or all."""
     close = difflib.get_close_matches(name, names, n=1)
@@ -67,6 +78,29 @@ def differences(old: Table, new: Table, where: str = "") -> list[str]:
         elif a != b:
             found.append(f"{where}{name}: {a!r} -> {b!r}")
     return found
+
+
+def lay_over(table: Table, assignment: str) -> None:
+    """Put the value of "key.key=value" into a file's table, as `--set` does."""
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise Invalid(f"--set {assignment}: write it as key.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *path, last = name.strip().split(".")
+    at: Any = table
+    for part in path:
+        if isinstance(at, list) and part.isdigit() and int(part) < len(at):
+            at = at[int(part)]
+        elif isinstance(at, dict):
+            at = at.setdefault(part, {})
+        else:
+            raise Invalid(f"--set {assignment}: {part!r} is not a table of the recipe")
+    if not isinstance(at, dict):
+        raise Invalid(f"--set {assignment}: {name.strip()!r} is not a key of the recipe")
+    at[last] = value
 
 
 def _value(hint: Any, value: object, where: str) -> Any:

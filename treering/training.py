@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from treering.loop import train
 from treering.position import State
 from treering.probe import probe, probing
 from treering.report.live import Live, Progress
+from treering.trackers import mirrors
 
 
 def run(
@@ -45,6 +45,7 @@ def run(
     all is saved, and OSError where the disk is full.
     """
     out, live = Path(out), Live(console or Console(stderr=True))
+    build.check_extras(recipe)
     with folder.locked(out) as existed:
         folder.check(out)
         data = build.data(recipe, cache.cache_folder(cache_folder))
@@ -52,8 +53,7 @@ def run(
             folder.compare(out, data.identity)
             if folder.finished(out):
                 live.say(f"{out} is finished: its summary is in {out / 'summary.json'}")
-                summary: Table = json.loads((out / "summary.json").read_text())
-                return summary
+                return folder.summary(out)
         parts = build.parts(recipe, data)
         if fresh and out.exists():
             live.say(f"the old folder is kept as {folder.set_aside(out)}")
@@ -71,8 +71,7 @@ class Run:
         self.recipe, self.data, self.parts, self.out, self.live = recipe, data, parts, out, live
         self.ledger = Ledger()
         self.state = data.planner.start()
-        self.earlier = 0.0  # seconds of earlier sittings
-        self.began = time.monotonic()
+        self.earlier, self.began = 0.0, time.monotonic()  # seconds of earlier sittings; of this one
         found = checkpoint.newest(out / "checkpoints")
         if found:
             self._restore(*found)
@@ -84,6 +83,7 @@ class Run:
         (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
         with interruption() as interrupted:
             try:
+                self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
                 self.journal.write("header", header(self.recipe, self.data, self.parts.learner))
                 total, _ = model.count(self.parts.learner.forward.root.model)
                 compiles = "; the first step compiles" if self.recipe.compute.compile else ""
@@ -146,16 +146,20 @@ class Run:
         losses: dict[str, float] = {}
         learner = self.parts.learner
         branches = self.parts.update.branches() if ends else {}
+        place = {"step": self.state.step, "phase": phase}
         for text in self.parts.held_out:
             self.live.doing(f"step {self.state.step}: scoring {text.corpus}")
-            place = {"step": self.state.step, "phase": phase, "corpus": text.corpus}
-            for branch, found in scores(learner, branches, text):
-                record = place | dataclasses.asdict(found) | ({"branch": branch} if branch else {})
-                self.journal.write("branch_score" if branch else "score", record)
-                losses.setdefault(text.corpus, found.loss)  # the weights as they stand come first
-                flops = found.tokens * learner.flops_per_token / 3
-                self.ledger = self.ledger.evaluation(flops)
+            for kind, found in scores(learner, branches, text):
+                self.journal.write(kind, place | found)
+                losses.setdefault(text.corpus, found["loss"])  # the weights as they stand first
+                self.ledger = self.ledger.evaluation(found["tokens"] * learner.flops_per_token / 3)
         self.live.scored(self.state.step, phase, losses)
+        if ends or self.state.step == 0:
+            self.live.doing(f"step {self.state.step}: scoring tasks")
+            tasks = self.parts.tasks.scores(learner.forward.root.model)
+            for task in tasks.scores:
+                self.journal.write("task", place | dataclasses.asdict(task))
+            self.ledger = self.ledger.evaluation(tasks.tokens * learner.flops_per_token / 3)
 
     def _save(self) -> None:
         self.journal.sync()
@@ -166,10 +170,8 @@ class Run:
             "update": self.parts.update.counters(),
             "seconds": self._seconds(),
         }
-        keep = self.recipe.checkpoint.keep
-        path = checkpoint.save(
-            self.out / "checkpoints", self.state.step, self._named(arrays), content, keep=keep
-        )
+        to, keep = self.out / "checkpoints", self.recipe.checkpoint.keep
+        path = checkpoint.save(to, self.state.step, self._named(arrays), content, keep=keep)
         name = str(path.relative_to(self.out))
         self.journal.write("checkpoint", {"step": self.state.step, "path": name})
 

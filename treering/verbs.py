@@ -6,11 +6,12 @@ Torch is imported only where a verb trains or scores.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from treering import config
-from treering.config import Invalid
+from treering.config import Invalid, Recipe
 
 if TYPE_CHECKING:
     from treering.engines.process import Job
@@ -75,6 +76,8 @@ def evaluate(options: argparse.Namespace) -> int:
     recipe = None
     if options.recipe is not None:
         recipe = config.load(options.recipe, data=options.data, sets=tuple(options.sets))
+    if options.tasks is not None:
+        return _tasks(options, recipe)
     found = scores(options.model, recipe, cache_folder(options.cache))
     if options.json:
         print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))
@@ -87,21 +90,35 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks(options: argparse.Namespace, recipe: Recipe | None) -> int:
+    from treering.cache import cache_folder
+    from treering.outcome import task_scores
+
+    asked = {
+        "tasks": tuple(name.strip() for name in options.tasks.split(",")),
+        "task_folder": options.task_folder,
+        "task_data": options.task_data,
+        "task_limit": options.task_limit,
+    }
+    given = {key: value for key, value in asked.items() if value is not None}
+    found = task_scores(options.model, recipe, given, cache_folder(options.cache))
+    if options.json:
+        print(json.dumps([dataclasses.asdict(score) for score in found]))
+        return 0
+    table = RichTable("task", "metric", "value", "standard error", "documents")
+    for score in found:
+        stderr = "unknown" if score.stderr is None else f"{score.stderr:.4f}"
+        table.add_row(score.task, score.metric, f"{score.value:.4f}", stderr, f"{score.n:,}")
+    Console().print(table)
+    return 0
+
+
 def compare(options: argparse.Namespace) -> int:
-    from treering.analysis import compare as comparing
-    from treering.records import read
+    from treering.analysis.compare import compare as compared
+    from treering.analysis.runs import gather
     from treering.report import comparison
 
-    runs = []
-    for given in options.runs:
-        name, equals, path = given.partition("=")
-        at = Path(path if equals else given)
-        if not (at / "records.jsonl").exists():
-            raise Invalid(f"{given}: is no run folder (it has no records.jsonl)")
-        runs.append((name if equals else at.absolute().name, read(at)))
-    table = comparing.compare(
-        comparing.arms(runs), baseline=options.baseline, metric=options.metric
-    )
+    table = compared(gather(options.runs), baseline=options.baseline, metric=options.metric)
     if options.format == "json":
         print(json.dumps(table, indent=1, ensure_ascii=False))
     elif options.format == "md":
@@ -111,7 +128,34 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    from treering.analysis.runs import gather
+    from treering.report import write
+
+    out = Path(options.out)
+    write.report(gather(options.runs), out, options.format, baseline=options.baseline)
+    print(out)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    from treering.demo.show import demo as show
+
+    return show(Path(options.out), Console(), cache=options.cache)
+
+
+def watch(options: argparse.Namespace) -> int:
+    from treering.report.watch import server
+
+    with server(options.runs, host=options.host, port=options.port, refresh=options.refresh) as at:
+        print(f"http://{options.host}:{at.server_address[1]}/  (Ctrl-C ends it)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            at.serve_forever()
+    return 0
+
+
 def study(options: argparse.Namespace) -> int:
+    from treering import conduct
     from treering import study as studies
     from treering.engines import local, ray
     from treering.report import comparison
@@ -125,8 +169,13 @@ def study(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise Invalid(f"--jobs {options.jobs}: must be at least 1")
     threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else 0
+    if options.engine == "ray":
+        ray.check(options.cpus, options.gpus)
+        threads = max(1, int(options.cpus))
 
-    def engine(jobs: list[Job], watch: Callable[[list[str]], None]) -> Iterator[tuple[Job, int]]:
+    def engine(
+        jobs: list[Job], watch: Callable[[list[str]], None]
+    ) -> Generator[tuple[Job, int], None, None]:
         if options.engine == "ray":
             return ray.run(jobs, cpus=options.cpus, gpus=options.gpus, watch=watch)
         return local.run(jobs, options.jobs, watch)
@@ -134,12 +183,12 @@ def study(options: argparse.Namespace) -> int:
     if options.cell is not None and not 0 <= options.cell < len(cells):
         raise Invalid(f"--cell {options.cell}: there are cells 0 to {len(cells) - 1}")
     only = None if options.cell is None else cells[options.cell]
-    failed = studies.perform(
+    failed = conduct.perform(
         cells, out, engine, console, only=only, cache=options.cache, threads=threads
     )
-    if options.cell is None:
-        comparison.show(studies.conclude(asked, cells, out), console)
-        print(f"cells.csv, comparison.json and comparison.md are in {out}")
+    if options.cell is None and len(failed) < len(cells):
+        comparison.show(conduct.conclude(asked, cells, out), console)
+        print(f"cells.csv, comparison.json, comparison.md and report.html are in {out}")
     if failed:
         print(f"treering: failed: {', '.join(failed)}; mend and run again", file=sys.stderr)
     return 1 if failed else 0

@@ -17,18 +17,20 @@ from treering.analysis.matrix import header_of, matrix
 from treering.records import Record
 
 Line = dict[str, Any]
+NAMES = ("arm", "branch", "commit")  # columns that are never numbers
 
 
 def lines(arm: str, axes: Mapping[str, Any], records: Sequence[Record]) -> list[Line]:
     """A run's lines: arm, branch, seed, axes, metrics, each corpus's part of them, and costs."""
     header = header_of(records)
     last: Record = next((r for r in reversed(records) if r.get("kind") == "step"), {})
-    cosines = [r["cosine"] for r in records if r.get("kind") == "probe"]
+    probes = [r["cosine"] for r in records if r.get("kind") == "probe"]
+    cosines = [cosine for cosine in probes if cosine is not None]
     found = []
     for branch in arms_of(records):
         scores = matrix(records, branch=branch)
-        line: Line = {"arm": arm, "branch": branch or "", "seed": header["recipe"]["seed"]}
-        line |= {key: json.dumps(value) for key, value in axes.items() if key != "seed"}
+        line: Line = {"arm": arm, "branch": branch, "seed": header["recipe"]["seed"]}
+        line |= {key: _axis(value) for key, value in axes.items() if key != "seed"}
         judged = {name: metric(scores) for name, metric in METRICS.items()}
         line |= {name: metric.value for name, metric in judged.items()}
         for name, metric in judged.items():
@@ -40,10 +42,15 @@ def lines(arm: str, axes: Mapping[str, Any], records: Sequence[Record]) -> list[
     return found
 
 
+def _axis(value: Any) -> Any:
+    """What is neither a number nor a word stands as JSON."""
+    return json.dumps(value) if isinstance(value, bool | list | dict) else value
+
+
 def write(path: Path, found: Sequence[Line]) -> None:
-    """The lines as CSV; written beside and renamed."""
+    """The lines as CSV; written beside and renamed, as several processes may do at once."""
     keys = list(dict.fromkeys(key for line in found for key in line))
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
@@ -52,14 +59,14 @@ def write(path: Path, found: Sequence[Line]) -> None:
 
 
 def read(path: str | Path) -> list[Line]:
-    """The lines of such a CSV: numbers as numbers, what is empty as None."""
+    """The lines of such a CSV: numbers and tables as such, what is empty as None."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _value(text) for key, text in line.items()} for line in csv.DictReader(file)]
+        lines = csv.DictReader(file)
+        return [{key: _value(key, text) for key, text in line.items()} for line in lines]
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     try:
-        number = float(text)
+        return text if key in NAMES and text else json.loads(text)
     except ValueError:
         return text or None
-    return int(number) if number.is_integer() and "." not in text and "e" not in text else number

@@ -10,7 +10,7 @@ resamples), which with few seeds is too narrow.
 
 from __future__ import annotations
 
-import itertools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,17 +18,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from treering.analysis.curves import Clock, arms_of, end, matrix_at
 from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
-from treering.analysis.matrix import Matrix, header_of, matrix
+from treering.analysis.intervals import difference, estimate
+from treering.analysis.matrix import Matrix, header_of, matrix, scores_of
 from treering.config import Invalid
 from treering.records import Record
 
 METRICS = {"retained": retained, "learned": learned, "forgetting": forgetting}
-ALL_RESAMPLES = 7  # up to so many seeds every resample is taken, beyond them 20,000 at random
 
 
 @dataclass(frozen=True)
@@ -40,65 +38,62 @@ class Arm:
     branch: str | None = None
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds; `t` and `bootstrap` are 95% intervals, None for fewer than two seeds."""
-
-    mean: float
-    n: int
-    t: tuple[float, float] | None
-    bootstrap: tuple[float, float] | None
-    values: dict[int, float]
-
-
-def estimate(values: Mapping[int, float]) -> Estimate:
-    """The mean of values by seed; those that are NaN are left out."""
-    known = {seed: value for seed, value in sorted(values.items()) if np.isfinite(value)}
-    sample, n = np.array(list(known.values())), len(known)
-    mean = float(sample.mean()) if n else float("nan")
-    if n < 2:
-        return Estimate(mean, n, None, None, known)
-    half = float(stdtrit(n - 1, 0.975) * sample.std(ddof=1) / np.sqrt(n))
-    low, high = np.percentile(_resamples(n) @ sample / n, [2.5, 97.5])
-    return Estimate(mean, n, (mean - half, mean + half), (float(low), float(high)), known)
-
-
-def _resamples(n: int) -> NDArray[np.int64]:
-    """How often each of n values is in a resample of n: int64[resamples, n]."""
-    if n <= ALL_RESAMPLES:
-        drawn = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        drawn = np.random.default_rng(0).integers(0, n, (20_000, n))
-    counts: NDArray[np.int64] = (drawn[:, :, None] == np.arange(n)).sum(1)
-    return counts
-
-
 def arms(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Arm]:
     """Runs grouped into arms by their recipes' identity but for the seed, in the order given.
 
     A run comes with its arm's name or its folder's; an arm is named after its first run, without
     the seed at the end. Raises Invalid where two runs of an arm have the same seed.
     """
-    groups: dict[str, dict[int, Sequence[Record]]] = {}
-    names: dict[str, str] = {}
+    groups: dict[str, dict[int, tuple[str, Sequence[Record]]]] = {}
     for name, records in runs:
         header = header_of(records)
         seed = int(header["recipe"]["seed"])
         identity: Record = header.get("identity") or header["recipe"]
-        key = repr(sorted((k, v) for k, v in identity.items() if k != "seed"))
-        names.setdefault(key, re.sub(rf"[-_.]?(seed|s)?[-_=]?{seed}$", "", name) or name)
+        key = json.dumps({k: v for k, v in identity.items() if k != "seed"}, sort_keys=True)
         group = groups.setdefault(key, {})
         if seed in group:
-            raise Invalid(f"{name}: a second run of {names[key]!r} with seed {seed}; name one")
-        group[seed] = records
-    _distinct(names)
-    return [arm for key, group in groups.items() for arm in branched(names[key], group)]
+            raise Invalid(f"{name}: the recipe and the seed {seed} are those of {group[seed][0]}; "
+                          "name one of them")  # fmt: skip
+        group[seed] = name, records
+    found = []
+    for group in groups.values():
+        shown = _without_seed({seed: name for seed, (name, _) in group.items()})
+        found += branched(shown, {seed: records for seed, (_, records) in group.items()})
+    return _distinct(found)
+
+
+def _without_seed(names: Mapping[int, str]) -> str:
+    """What an arm's runs are called but for the seed: "mer-seed0" is "mer"; "mer-0" is so only
+    where another seed confirms it, since the number may be the method's."""
+    stems = {re.sub(rf"[-_.]({seed}|s{seed})$", "", name) for seed, name in names.items()}
+    if len(names) > 1 and len(stems) == 1:
+        return stems.pop()
+    seed, name = next(iter(names.items()))
+    return re.sub(rf"([-_.]?seed[-_=]?|[-_.]s){seed}$", "", name) or name
+
+
+def _distinct(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms with names that several have numbered."""
+    taken: list[str] = []
+    for arm in arms:
+        name, k = arm.name, 1
+        while name in taken:
+            k += 1
+            name = f"{arm.name} ({k})"
+        taken.append(name)
+    return [replace(arm, name=name) for arm, name in zip(arms, taken, strict=True)]
 
 
 def branched(name: str, runs: Mapping[int, Sequence[Record]]) -> list[Arm]:
     """The arm of some runs, and one for each of their branches."""
-    found = dict.fromkeys(branch for records in runs.values() for branch in arms_of(records))
-    return [Arm(f"{name}, {branch}" if branch else name, runs, branch) for branch in found]
+    by_branch: dict[str | None, dict[int, Sequence[Record]]] = {None: dict(runs)}
+    for seed, records in runs.items():
+        for branch in arms_of(records)[1:]:
+            by_branch.setdefault(branch, {})[seed] = records
+    return [
+        Arm(f"{name}, {branch}" if branch else name, found, branch)
+        for branch, found in by_branch.items()
+    ]
 
 
 def compare(
@@ -110,38 +105,46 @@ def compare(
     baseline: the arm to which differences are taken; the first by default.
     """
     kept, notes = _finished(arms)
+    if not kept:
+        raise Invalid("no run is finished, so nothing can be compared; run them to their ends")
     names = [arm.name for arm in kept]
-    baseline = (names[0] if names else "") if baseline is None else baseline
+    baseline = names[0] if baseline is None else baseline
     if baseline not in names:
         raise Invalid(f"--baseline {baseline}: no such finished arm; there are {', '.join(names)}")
     every = [records for arm in kept for records in arm.runs.values()]
     corpora = dict.fromkeys(c for r in every for c in header_of(r)["recipe"]["corpora"])
-    if any(len(arm.runs) == 1 for arm in kept):
-        notes.append("an arm with one seed: nothing can be concluded from its differences")
     table: dict[str, Any] = {
         "baseline": baseline,
         "metric": metric,
         "corpora": list(corpora),
-        "notes": notes,
+        "notes": notes + _missing(kept, metric) + _unpaired(kept, baseline),
         "arms": {arm.name: _costs(arm) for arm in kept},
         "end": _judged(kept, baseline, partial(matrix, metric=metric)),
     }
     clocks: tuple[Clock, Clock] = ("tokens", "flops")
     for clock in clocks:
-        least = min(end(records, clock) for records in every)
+        least = float(np.min([end(records, clock) for records in every]))  # NaN if one is NaN
         cut = partial(matrix_at, clock=clock, spent=least, metric=metric)
         table[f"equal_{clock}"] = {"at": least, **_judged(kept, baseline, cut)}
     plain: dict[str, Any] = none_for_nan(table)
     return plain
 
 
+def is_finished(records: Sequence[Record]) -> bool:
+    """Whether a run trained all its phases and was scored after the last of them."""
+    header = header_of(records)
+    scores = scores_of(records, "loss").get(header["phases"][-1]["end_step"], {})
+    ended = any(r.get("kind") == "end" and r.get("reason") == "finished" for r in records)
+    return bool(scores) and (ended or len(scores) == len(header["recipe"]["corpora"]))
+
+
 def _finished(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
-    """The arms with those of their runs that trained all phases, and a note for each other one."""
+    """The arms with those of their runs that are finished, and a note for each other one."""
     kept, notes = [], []
     for arm in arms:
         runs = {}
         for seed, records in arm.runs.items():
-            if len(matrix(records).rows) == 1 + len(header_of(records)["phases"]):
+            if is_finished(records):
                 runs[seed] = records
             elif arm.branch is None:
                 notes.append(f"{arm.name}, seed {seed}: not finished, left out")
@@ -149,14 +152,48 @@ def _finished(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
     return kept, notes
 
 
+def _missing(arms: Sequence[Arm], metric: str) -> list[str]:
+    """A note for each run that has no number where it should: the means leave it out."""
+    notes = []
+    for arm in arms:
+        for seed, records in arm.runs.items():
+            judged = [
+                m(matrix(records, metric=metric, branch=arm.branch)) for m in METRICS.values()
+            ]
+            lost = [m.reason for m in judged if np.isnan(list(m.per_corpus.values())).any()]
+            if lost:
+                notes.append(f"{arm.name}, seed {seed}: {lost[0]}; left out of the means")
+    return notes
+
+
+def _unpaired(arms: Sequence[Arm], baseline: str) -> list[str]:
+    """A note where no interval can be given for a difference."""
+    seeds = next(set(arm.runs) for arm in arms if arm.name == baseline)
+    if len(seeds) == 1:
+        return [f"{baseline} has one seed: nothing can be concluded from its figures"]
+    few = [arm.name for arm in arms if len(seeds & set(arm.runs)) < 2]
+    text = f"fewer than two seeds in common with {baseline}, so nothing can be concluded: "
+    return [text + ", ".join(few)] if few else []
+
+
 def _costs(arm: Arm) -> dict[str, Any]:
-    """What the runs of an arm spent, on average; seconds only where every run has them."""
-    last = [next(r for r in reversed(run) if r["kind"] == "step") for run in arm.runs.values()]
-    keys = ("tokens", "fresh_tokens", "flops", "seconds")
-    means = {key: float(np.mean([step.get(key, np.nan) for step in last])) for key in keys}
-    probes = [r["cosine"] for run in arm.runs.values() for r in run if r["kind"] == "probe"]
-    cosine = float(np.mean([p for p in probes if p is not None])) if probes else float("nan")
+    """What the runs of an arm spent, on average; known only where it is known of every run."""
+    steps = [[r for r in run if r.get("kind") == "step"] for run in arm.runs.values()]
+    last = [found[-1] if found else {} for found in steps]
+    spent = {
+        key: [step.get(key) for step in last]
+        for key in ("tokens", "fresh_tokens", "flops", "seconds")
+    }
+    means = {
+        key: _mean([np.nan if v is None else v for v in found]) for key, found in spent.items()
+    }
+    probes = [r["cosine"] for run in arm.runs.values() for r in run if r.get("kind") == "probe"]
+    cosine = _mean([p for p in probes if p is not None])
     return {"seeds": sorted(arm.runs), **means, "cosine": cosine}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _judged(
@@ -190,19 +227,6 @@ def _judged(
     }
 
 
-def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> dict[str, Any]:
-    """The paired difference to a baseline over the seeds of both, and what it shows: "lower",
-    "higher", "not shown", or "one seed" (or none), from which nothing can be concluded."""
-    paired = estimate({s: v - baseline[s] for s, v in values.items() if s in baseline})
-    if paired.t is None:
-        verdict = "one seed" if paired.n else "none"
-    else:
-        low, high = paired.t
-        verdict = "lower" if high < 0 else "higher" if low > 0 else "not shown"
-    lower = sum(value < 0 for value in paired.values.values())
-    return {**asdict(paired), "lower": lower, "verdict": verdict}
-
-
 def _values(by_seed: Mapping[int, Metric]) -> dict[int, float]:
     return {seed: metric.value for seed, metric in by_seed.items()}
 
@@ -219,12 +243,3 @@ def _estimates(by_seed: Mapping[int, Metric]) -> dict[str, Any]:
     reasons = [metric.reason for metric in by_seed.values() if metric.reason]
     mean = asdict(estimate(_values(by_seed)))
     return {**mean, "per_corpus": each, "reason": reasons[0] if reasons else None}
-
-
-def _distinct(names: dict[str, str]) -> None:
-    """Number the names that several groups share."""
-    taken: dict[str, int] = {}
-    for key, name in names.items():
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] > 1:
-            names[key] = f"{name} ({taken[name]})"

@@ -56,9 +56,10 @@ def curves(records: Sequence[Record], *, metric: str = "loss", branch: str | Non
 
 
 def end(records: Sequence[Record], clock: Clock) -> float:
-    """What a run has spent in all."""
-    last = next((r for r in reversed(records) if r.get("kind") == "step"), {})
-    return float(last.get(clock) or 0.0)
+    """What a run has spent in all; NaN where it was not recorded."""
+    steps = [record for record in records if record.get("kind") == "step"]
+    spent = steps[-1].get(clock) if steps else 0.0
+    return float("nan") if spent is None else float(spent)
 
 
 def matrix_at(
@@ -75,26 +76,31 @@ def matrix_at(
     the phase that is cut count as learned there. Where the run never spent so much, the last row
     is NaN.
     """
-    found, header = curves(records, metric=metric, branch=branch), header_of(records)
+    found, phases = curves(records, metric=metric, branch=branch), header_of(records)["phases"]
     at = getattr(found, clock)
-    columns = list(found.scores.values())
-    rows = [Row("base", 0, 0)]
-    values = [[column[0] if len(column) else np.nan for column in columns]]
-    known = dict(zip(found.step.tolist(), range(len(at)), strict=True))
-    for phase in header["phases"]:
+    known = {float(step): place for place, step in enumerate(found.step)}
+
+    def scored(step: float) -> list[float]:
+        return [c[known[step]] if step in known else np.nan for c in found.scores.values()]
+
+    rows, values = [Row("base", 0, 0)], [scored(0.0)]
+    for phase in phases[:-1]:
         place = known.get(float(phase["end_step"]))
         if place is None or not at[place] < spent:
             break
         tokens = found.tokens[place]
-        rows.append(Row(phase["name"], phase["end_step"], int(tokens)))
-        values.append([column[place] for column in columns])
-    if len(rows) <= len(header["phases"]):
-        reached = len(at) > 0 and spent <= at[-1]
-        name = header["phases"][len(rows) - 1]["name"]
-        step = int(found.step[bisect_right(at.tolist(), spent) - 1]) if reached else rows[-1].step
-        rows.append(Row(f"{name}, cut", step))
-        values.append([np.interp(spent, at, c) if reached else np.nan for c in columns])
-    learned = learned_at(header["recipe"], range(len(rows)))
+        trained = int(tokens) if np.isfinite(tokens) else None
+        rows.append(Row(phase["name"], phase["end_step"], trained))
+        values.append(scored(phase["end_step"]))
+    seen = np.isfinite(at)
+    reached = bool(seen.any()) and at[seen][0] <= spent <= at[seen][-1]
+    step = (
+        found.step[seen][bisect_right(at[seen].tolist(), spent) - 1] if reached else rows[-1].step
+    )
+    rows.append(Row(f"{phases[len(rows) - 1]['name']}, cut", int(step)))
+    columns = (c[seen] for c in found.scores.values())
+    values.append([np.interp(spent, at[seen], c) if reached else np.nan for c in columns])
+    learned = learned_at(header_of(records)["recipe"], range(len(rows)))
     return Matrix(np.array(values), tuple(rows), tuple(found.scores), learned, unit=UNITS[metric])
 
 

@@ -126,6 +126,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "learned": dict(loss.learned),
         "loss": _judged(loss),
         "bits_per_byte": _judged(matrix(records, metric="bits_per_byte")),
+        "tasks": _tasks(records, [row.step for row in loss.rows]),
         "step": step.get("step", 0),
         "tokens": tokens,
         "fresh_tokens": fresh,
@@ -133,6 +134,24 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "replayed_share": 1 - fresh / tokens if tokens and fresh is not None else None,
         "flops": step.get("flops"),
         "seconds": step.get("seconds"),
+    }
+
+
+def _tasks(records: Sequence[Record], steps: Sequence[int]) -> dict[str, Any]:
+    """The downstream tasks at row 0 and at phase ends, a column for each metric of each task."""
+    found = {
+        (r["step"], f"{r['task']}/{r['metric']}"): r for r in records if r.get("kind") == "task"
+    }
+    columns = list(dict.fromkeys(column for _, column in found))
+
+    def cells(key: str) -> list[list[float | None]]:
+        return [[found.get((step, name), {}).get(key) for name in columns] for step in steps]
+
+    return {
+        "columns": columns,
+        "values": cells("value"),
+        "stderr": cells("stderr"),
+        "n": cells("n"),
     }
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from treering.engines.process import Job, start
 
 
 def run(
     jobs: Sequence[Job], at_once: int, watch: Callable[[list[str]], None] = lambda running: None
-) -> Iterator[tuple[Job, int]]:
+) -> Generator[tuple[Job, int], None, None]:
     """Run the jobs in order, `at_once` of them at a time; yields each with its exit code as it
     ends. `watch` hears the names of the running ones, several times a second.
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Job:
 def start(job: Job) -> subprocess.Popen[bytes]:
     """`treering run` of a cell, its output appended to its log.
 
-    It has a session of its own, so that a Ctrl-C reaches it once, through us; and it dies with us,
-    so that nothing holds the run's folder when the study is started again.
+    It has a session of its own, so that a Ctrl-C reaches it once, through us; and on Linux it dies
+    with us, so that nothing holds the run's folder when the study is started again.
     """
     command = [sys.executable, "-m", "treering", "run", job.recipe, "--out", job.out]
     command += ["--cache", job.cache] if job.cache else []
@@ -45,9 +46,25 @@ def start(job: Job) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_bound_to_us(),
         )
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _bound_to_us() -> Callable[[], None]:
+    """What the child calls before it becomes the cell.
+
+    Whatever can be done before the fork is done here: there may be threads, and a lock that one of
+    them holds is never released in the child.
+    """
+    us, linux = os.getpid(), sys.platform == "linux"
+    prctl = ctypes.CDLL(None).prctl if linux else None
+
+    def call() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != us:  # we died before that
+                os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ray's workers have it blocked
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    return call

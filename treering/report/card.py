@@ -36,9 +36,15 @@ def without_folders(recipe: Recipe) -> Recipe:
         return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
 
     corpora = {n: Corpus(name(c.train), name(c.validation)) for n, c in recipe.corpora.items()}
+    evaluate = dataclasses.replace(
+        recipe.evaluate,
+        task_folder=name(recipe.evaluate.task_folder),
+        task_data=name(recipe.evaluate.task_data),
+    )
     return dataclasses.replace(
         recipe,
         corpora=corpora,
+        evaluate=evaluate,
         model=dataclasses.replace(recipe.model, from_=name(recipe.model.from_)),
         tokenizer=dataclasses.replace(recipe.tokenizer, from_=name(recipe.tokenizer.from_)),
     )

@@ -22,9 +22,10 @@ VIEWS = {
     "equal_flops": "at equal FLOPs",
 }
 NONE = "-"
+UNITS = {"loss": "held-out loss in nats/token", "bits_per_byte": "held-out bits/byte"}
 LEGEND = (
-    "means over seeds with half of Student's 95% interval; held-out loss in nats/token; lower is "
-    "better; forgetting > 0 forgot"
+    "means over seeds with half of Student's 95% interval; {}; lower is better; "
+    "forgetting > 0 forgot"
 )
 SHOWN = (
     "a difference is shown where Student's 95% interval of the paired differences leaves out 0; "
@@ -36,37 +37,45 @@ Rows = list[list[str]]
 
 def show(table: Comparison, console: Console) -> None:
     """Print the arms, and their differences to the baseline."""
-    for title, head, rows in _tables(table):
-        drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for title, head, rows in tables(table):
+        drawn = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
         for i, name in enumerate(head):
             drawn.add_column(Text(name), justify="left" if i == 0 else "right", no_wrap=True)
         for row in rows:
             drawn.add_row(*(Text(cell) for cell in row))
         drawn.width = console.measure(drawn, options=console.options.update(max_width=9999)).maximum
         console.print(drawn, crop=False)
-    for note in _notes(table):
+    for note in notes(table):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown(table: Comparison) -> str:
     """The same as Markdown."""
     parts = []
-    for title, head, rows in _tables(table):
-        lines = [f"**{title}**", "", _line(head), "|---|" + "---:|" * (len(head) - 1)]
+    for title, head, rows in tables(table):
+        lines = [f"**{_escaped(title)}**", "", _line(head), "|---|" + "---:|" * (len(head) - 1)]
         parts.append("\n".join([*lines, *map(_line, rows), ""]))
-    return "\n".join([*parts, *(f"{note}\n" for note in _notes(table))])
+    return "\n".join([*parts, *(f"{_escaped(note)}\n" for note in notes(table))])
 
 
-def _tables(table: Comparison) -> list[tuple[str, list[str], Rows]]:
-    found = [("arms " + VIEWS["end"], *_arms(table))]
-    found += [
-        (f"{VIEWS[view]}, {_amount(table[view]['at'])}, interpolated", *_cut(table, view))
-        for view in ("equal_tokens", "equal_flops")
-        if _differ(table, view.removeprefix("equal_"))
-    ]
-    if len(table["arms"]) > 1:
-        found.append((f"differences to {table['baseline']}", *_differences(table)))
+def tables(table: Comparison) -> list[tuple[str, list[str], Rows]]:
+    """Title, head and rows of each table: the arms, then those views whose costs differ."""
+    found = []
+    for view, when in VIEWS.items():
+        if view == "end":
+            title, (head, rows) = f"arms {when}", _arms(table)
+        elif _differ(table, view.removeprefix("equal_")):
+            title, (head, rows) = _title(table, view), _cut(table, view)
+        else:
+            continue
+        found.append((title, head, rows))
+        if len(table["arms"]) > 1:
+            found.append((f"differences to {table['baseline']} {when}", *_differences(table, view)))
     return found
+
+
+def _title(table: Comparison, view: str) -> str:
+    return f"{VIEWS[view]}, {_amount(table[view]['at'])}, interpolated"
 
 
 def _arms(table: Comparison) -> tuple[list[str], Rows]:
@@ -76,12 +85,18 @@ def _arms(table: Comparison) -> tuple[list[str], Rows]:
     rows = []
     for name, costs in table["arms"].items():
         judged = table["end"]["arms"][name]
-        row = [name, str(len(costs["seeds"])), _amount(costs["tokens"]), _amount(costs["flops"])]
+        row = [name, _seeds(costs, judged), _amount(costs["tokens"]), _amount(costs["flops"])]
         row += [_mean(judged[metric]) for metric in METRICS]
         each = judged["retained"]["per_corpus"]
         row += [_mean(each[corpus]) if corpus in each else NONE for corpus in table["corpora"]]
         rows.append(row + [_number(costs["cosine"], "+.3f")] * probed)
     return head, rows
+
+
+def _seeds(costs: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
+    """How many seeds there are, and of how many the means are where that is fewer."""
+    n, seeds = judged["retained"]["n"], len(costs["seeds"])
+    return str(seeds) if n == seeds else f"{n} of {seeds}"
 
 
 def _cut(table: Comparison, view: str) -> tuple[list[str], Rows]:
@@ -90,10 +105,10 @@ def _cut(table: Comparison, view: str) -> tuple[list[str], Rows]:
     return ["arm", *METRICS], rows
 
 
-def _differences(table: Comparison) -> tuple[list[str], Rows]:
+def _differences(table: Comparison, view: str) -> tuple[list[str], Rows]:
     head = ["arm", "metric", "difference", "95% (t)", "95% (bootstrap)", "lower", "verdict"]
     rows = []
-    for arm, metrics in table["end"]["differences"].items():
+    for arm, metrics in table[view]["differences"].items():
         for metric, found in metrics.items():
             row = [arm, metric, _number(found["mean"], "+.3f")]
             row += [_interval(found["t"]), _interval(found["bootstrap"])]
@@ -106,8 +121,9 @@ def _differ(table: Comparison, clock: str) -> bool:
     return bool(spent) and max(spent) > 1.001 * min(spent)
 
 
-def _notes(table: Comparison) -> list[str]:
-    return [LEGEND, SHOWN, *table["notes"]]
+def notes(table: Comparison) -> list[str]:
+    """What a reader must know to read the tables."""
+    return [LEGEND.format(UNITS[table["metric"]]), SHOWN, *table["notes"]]
 
 
 def _mean(found: Mapping[str, Any]) -> str:
@@ -132,4 +148,8 @@ def _amount(value: float | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(_escaped, cells)) + " |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "\\<")

@@ -45,7 +45,14 @@ def show(summary: Summary, console: Console, *, metric: str = "loss") -> None:
     for line in (_title(judged), LEGEND):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(table, crop=False)
-    for line in [*_metric_lines(judged), "", *_cost_lines(summary)]:
+    for line in _metric_lines(judged):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    tasks = _task_rows(summary)
+    if tasks:
+        small = _plain(tasks)
+        small.width = console.measure(small, options=wide).maximum
+        console.print(small, crop=False)
+    for line in ["", *_cost_lines(summary)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -67,7 +74,7 @@ def markdown(summary: Summary, *, metric: str = "loss") -> str:
         for name in METRICS
     )
     note = f"{_title(judged)}; {LEGEND}.".replace("*", "\\*")
-    return "\n".join([*lines, "", note, f"Means: {means}.", ""])
+    return "\n".join([*lines, "", note, f"Means: {means}.", *_task_markdown(summary), ""])
 
 
 def _table(summary: Summary, metric: str, gap: str = " ") -> Table:
@@ -82,6 +89,37 @@ def _table(summary: Summary, metric: str, gap: str = " ") -> Table:
         names = (row["label"], str(row["step"]), _count(row["tokens"]))
         table.add_row(*(Text(name) for name in names), *(Text(cell) for cell in cells))
     return table
+
+
+def _task_rows(summary: Summary) -> list[list[str]]:
+    """Downstream tasks as text, a line for each metric: its name, then its value at each row."""
+    tasks = summary.get("tasks", {"columns": []})  # older summaries know of none
+    if not tasks["columns"]:
+        return []
+    rows = [["task", *(row["label"] for row in summary["rows"])]]
+    for i, column in enumerate(tasks["columns"]):
+        each = zip(tasks["values"], tasks["stderr"], strict=True)
+        rows.append([column, *(_with_error(values[i], errors[i]) for values, errors in each)])
+    return rows
+
+
+def _with_error(value: float | None, stderr: float | None) -> str:
+    return _number(value) if value is None or stderr is None else f"{value:.3f} ±{stderr:.3f}"
+
+
+def _plain(rows: list[list[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, name in enumerate(rows[0]):
+        table.add_column(Text(name), justify="right" if i else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _task_markdown(summary: Summary) -> list[str]:
+    rows = _task_rows(summary)
+    lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
+    return ["", lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]] if rows else []
 
 
 def _title(judged: Summary) -> str:

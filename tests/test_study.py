@@ -1,0 +1,357 @@
+"""A study's file becomes cells; cells become runs, once each, and a comparison."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from recorded import cut, run
+from rich.console import Console
+
+from treering import cli, conduct, config, study
+from treering.analysis import cells as tables
+from treering.config import Invalid
+from treering.engines.process import Job
+from treering.grid import merged
+
+BASE = """
+length = 16
+tokenizer.train = 300
+model = { depth = 1, width = 16, heads = 2, mlp = 32 }
+corpora.en = { train = "en.jsonl", validation = 0.2 }
+phases = [{ name = "en", tokens = 640, mixture = { en = 1.0 } }]
+update = { kind = "reptile", every = 5, rate = 0.5 }
+schedule = { kind = "cosine", peak = 1e-3 }
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Texts of nothing much, and a base recipe."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/en.jsonl").write_text("{}\n")
+    (tmp_path / "data/base.toml").write_text(BASE)
+    return tmp_path
+
+
+def load(place: Path, text: str, data: Path | None = None) -> tuple[study.Study, list[study.Cell]]:
+    (place / "study.toml").write_text('base = "data/base.toml"\n' + text)
+    return study.load(place / "study.toml", data)
+
+
+def names(place: Path, text: str) -> list[str]:
+    return [cell.name for cell in load(place, text)[1]]
+
+
+# -- from the file to the cells ------------------------------------------------------------------
+
+
+def test_tables_are_merged_and_one_that_names_a_kind_takes_the_place_of_the_other() -> None:
+    base = {"replay": {"share": 0.5, "memory": {"kind": "everything"}}, "length": 8}
+    assert merged(base, {"replay": {"share": 0.1}, "seed": 1}) == {
+        "replay": {"share": 0.1, "memory": {"kind": "everything"}},
+        "length": 8,
+        "seed": 1,
+    }
+    other = {"kind": "reservoir", "samples": 9}
+    assert merged(base, {"replay": {"memory": other}})["replay"]["memory"] == other
+    assert merged({"update": {"kind": "a", "x": 1}}, {"update": {"x": 2}})["update"]["x"] == 2
+    assert merged({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}}
+    assert base == {"replay": {"share": 0.5, "memory": {"kind": "everything"}}, "length": 8}
+
+
+def test_common_lies_over_the_base_the_arm_over_it_and_the_axes_on_top(place: Path) -> None:
+    _, (plain, mer) = load(
+        place,
+        """
+        [common]
+        update.every = 7
+        schedule.peak = 2e-3
+        [arms.plain]
+        update = { kind = "descent" }
+        [arms.mer]
+        schedule.peak = 3e-3
+        grid.update.rate = [0.9]
+        """,
+    )
+    assert plain.recipe.update == {"kind": "descent"} and plain.recipe.schedule["peak"] == 2e-3
+    assert mer.recipe.update == {"kind": "reptile", "every": 7, "rate": 0.9}
+    assert mer.recipe.schedule == {"kind": "cosine", "peak": 3e-3}
+    assert mer.arm == "mer" and mer.group == mer.name == "mer-rate0.9"
+    assert mer.axes == {"update.rate": 0.9} and plain.axes == {} and plain.recipe.seed == 0
+
+
+def test_every_combination_is_a_cell_and_the_seed_stands_last_in_its_name(place: Path) -> None:
+    text = """
+    [grid]
+    seed = [0, 3]
+    [arms.plain]
+    [arms.mer]
+    grid.update.rate = [0.3, 0.5]
+    grid."schedule.kind" = ["constant"]
+    """
+    assert names(place, text) == [
+        "plain-seed0",
+        "plain-seed3",
+        *(f"mer-rate{r}-kindconstant-seed{s}" for r in (0.3, 0.5) for s in (0, 3)),
+    ]
+    found = load(place, text)[1]
+    assert [cell.recipe.seed for cell in found] == [0, 3] * 3
+    assert found[-1].group == "mer-rate0.5-kindconstant" and found[-1].axes["seed"] == 3
+    assert found[-1].recipe.schedule == {"kind": "constant", "peak": 1e-3}
+
+
+def test_an_arms_own_axis_takes_the_place_of_everyones(place: Path) -> None:
+    text = """
+    grid.seed = [0, 1, 2]
+    [arms.cheap]
+    [arms.dear]
+    grid.seed = [7]
+    """
+    assert names(place, text) == ["cheap-seed0", "cheap-seed1", "cheap-seed2", "dear-seed7"]
+
+
+def test_axes_of_one_table_do_not_undo_each_other(place: Path) -> None:
+    text = """
+    [arms.a]
+    grid.schedule.peak = [0.5]
+    grid.schedule.kind = ["constant", "cosine"]
+    grid.evaluate.tokens = [64]
+    """
+    first, second = load(place, text)[1]
+    assert first.recipe.schedule == {"kind": "constant", "peak": 0.5}
+    assert second.recipe.schedule == {"kind": "cosine", "peak": 0.5}
+    assert second.recipe.evaluate.tokens == 64 and second.recipe.update["every"] == 5
+
+
+def test_an_axis_may_have_tables_for_values(place: Path) -> None:
+    text = """
+    [arms.a]
+    grid.update = [{ kind = "descent" }, { kind = "reptile", every = 2, rate = 1.0 }]
+    """
+    first, second = load(place, text)[1]
+    assert first.recipe.update == {"kind": "descent"} and second.recipe.update["every"] == 2
+    assert first.name != second.name and "/" not in second.name
+
+
+def test_files_are_relative_to_the_base_or_to_the_folder_that_is_given(place: Path) -> None:
+    train = str(place / "data/en.jsonl")
+    assert load(place, "[arms.a]")[1][0].recipe.corpora["en"].train == train
+    shutil.copytree(place / "data", place / "other")
+    elsewhere = load(place, "[arms.a]", place / "other")[1][0]
+    assert elsewhere.recipe.corpora["en"].train == str(place / "other/en.jsonl")
+
+
+def test_the_baseline_may_be_an_arm_or_one_of_its_settings(place: Path) -> None:
+    text = "[arms.a]\ngrid.update.rate = [0.5, 1.0]"
+    for name in ("a", "a-rate0.5"):
+        assert load(place, f'baseline = "{name}"\n{text}')[0].baseline == name
+
+
+WRONG = {
+    'baseline = "b"\n[arms.a]': "baseline = 'b': no such arm; known: a",
+    "": "arms is missing",
+    "[arms]": "arms = {}: name at least one",
+    "[[arms]]": "arms = [{}]: must be",
+    "arms.a = 3": "arms.a = 3: must be a table",
+    "[arms.a]\n[grids]": "grids = {}: unknown key; did you mean 'grid'?",
+    "[arms.a]\n[grid]\nseed = 3": "grid.seed = 3: must be a list",
+    "[arms.a]\n[grid]\nseed = []": "grid.seed = []: must be a list",
+    "[arms.a]\ngrid = 3": "arms.a.grid = 3: must be a table",
+    "[arms.a]\ngrid.update.rate = 0.5": "arms.a.grid.update.rate = 0.5: must be a list",
+    "[arms.a]\n[grid]\nlength = [16, 0]": "cell a-length0: length = 0: must be",
+    "[arms.a]\n[arms.b]\nsed = 1": "cell b: sed = 1: unknown key; did you mean 'seed'?",
+    "[arms.a]\n[grid]\nseed = [0, 0]": "cell a-seed0: two cells have this name",
+    "[arms.a]\n[arms.a-seed0]\n[grid]\nseed=[0]\n[arms.a.grid]\nx=[1]": "cell a-x1-seed0: x = 1",
+    '[arms."a/b"]': "cell 'a/b': cannot be a folder's name",
+    '[arms.""]': "cell '': cannot be a folder's name",
+    '[arms.".."]': "cell '..': cannot be a folder's name",
+    '[arms."a\\u0000"]': "cannot be a folder's name",
+    f"[arms.{'a' * 300}]": "cannot be a folder's name",
+    "[arms.a]\nupdate.kind = 'reptil'": "cell a: update.kind = 'reptil'; did you mean 'reptile'?",
+    "[arms.a]\n[grid.update]\nrate = [0.5, 1.5]": "cell a-rate1.5: update.rate = 1.5: must be in",
+    "[arms.a]\n[arms.b]\ntrack.to = ['wandbx']": "cell b: track.to = 'wandbx': no such tracker",
+    "[arms.a": "is not TOML",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_said_in_a_line_before_anything_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (place / "study.toml").write_text('base = "data/base.toml"\n' + text)
+    before = tiny.files(place)
+    assert cli.main(["study", str(place / "study.toml"), "--out", str(place / "out")]) == 2
+    said = capsys.readouterr().err
+    assert WRONG[text] in said and len(said.splitlines()) == 1
+    assert tiny.files(place) == before and not (place / "out").exists()
+
+
+def test_a_base_that_is_missing_is_named(place: Path) -> None:
+    with pytest.raises(Invalid, match=r"nowhere\.toml: cannot be read"):
+        (place / "study.toml").write_text('base = "nowhere.toml"\n[arms.a]')
+        study.load(place / "study.toml")
+
+
+def test_values_that_no_file_can_be_named_after_are_named_anyhow(place: Path) -> None:
+    text = "[arms.a]\ngrid.x = [2020-01-01, 1.5]"
+    with pytest.raises(Invalid, match="cell a-x-2020-01-01-: x = .*: unknown key"):
+        load(place, text)
+
+
+# -- from the cells to the comparison, with runs that never were ---------------------------------
+
+
+def made(cell: study.Cell, out: Path, records: Any) -> None:
+    """A run folder as the cell's process leaves it."""
+    folder = conduct.run_of(cell, out)
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(config.to_toml(cell.recipe))
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (folder / "summary.json").write_text("{}")
+
+
+VALUES = [[8.0, 8.0, 8.0], [3.0, 5.0, 6.0], [3.4, 2.8, 5.5], [3.2, 3.1, 2.5]]
+SEEDED = 'baseline = "replay"\ngrid.seed = [0, 1]\n[arms.replay-past]\n[arms.replay]\n[arms.mer]'
+
+
+def finish(place: Path, *but: str, text: str = SEEDED) -> tuple[study.Study, Any, Path]:
+    asked, found = load(place, text)
+    for cell in found:
+        if cell.name not in but:
+            made(cell, place / "out", run(VALUES, seed=cell.recipe.seed))
+    return asked, found, place / "out"
+
+
+def test_the_comparison_is_to_the_baseline_and_not_to_an_arm_that_begins_like_it(
+    place: Path,
+) -> None:
+    table = conduct.conclude(*finish(place))
+    assert table["baseline"] == "replay" and table["notes"] == []
+    assert list(table["arms"]) == ["replay-past", "replay", "mer"]
+    assert json.loads((place / "out/comparison.json").read_text()) == json.loads(json.dumps(table))
+    assert "differences to replay" in (place / "out/comparison.md").read_text()
+    assert [line["arm"] for line in tables.read(place / "out/cells.csv")][::2] == [*table["arms"]]
+
+
+def test_cells_that_are_not_finished_are_named_and_so_is_a_baseline_that_is_not(
+    place: Path,
+) -> None:
+    table = conduct.conclude(*finish(place, "replay-seed0", "replay-seed1", "mer-seed0"))
+    assert table["baseline"] == "replay-past" and table["arms"]["mer"]["seeds"] == [1]
+    assert "mer-seed0: not finished, left out" in table["notes"]
+    assert any(note.startswith("replay, the baseline, is not finished") for note in table["notes"])
+    assert "not finished" in (place / "out/comparison.md").read_text()
+    with pytest.raises(Invalid, match="no cell is finished; see .*logs"):
+        conduct.conclude(*load(place, SEEDED), place / "nothing")
+
+
+def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(place: Path) -> None:
+    text = "grid.seed = [0, 1]\n[arms.mer]\n[arms.a]\ngrid.update.rate = [0.5, 1.0]"
+    assert conduct.conclude(*finish(place, text=f'baseline = "a"\n{text}'))["baseline"] == (
+        "a-rate0.5"
+    )
+    named, found = load(place, f'baseline = "a-rate1.0"\n{text}')
+    assert conduct.conclude(named, found, place / "out")["baseline"] == "a-rate1.0"
+
+
+def test_a_cell_is_finished_wherever_its_texts_lie_now_and_not_with_another_recipe(
+    place: Path,
+) -> None:
+    _, found, out = finish(place)
+    assert all(conduct.is_finished(cell, out) for cell in found)
+    (place / "data").rename(place / "moved")
+    (place / "study.toml").write_text('base = "moved/base.toml"\n' + SEEDED)
+    assert all(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml")[1])
+    (place / "study.toml").write_text('base = "moved/base.toml"\ncommon.length = 8\n' + SEEDED)
+    assert not any(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml")[1])
+
+
+def test_a_cell_that_is_half_done_is_not_finished(place: Path) -> None:
+    _, found = load(place, SEEDED)
+    assert not conduct.is_finished(found[0], place / "out")
+    made(found[0], place / "out", cut(run(VALUES), 25))
+    assert not conduct.is_finished(found[0], place / "out")
+    made(found[1], place / "out", run(VALUES))
+    (conduct.run_of(found[1], place / "out") / "recipe.toml").write_text("alien = 1")
+    assert not conduct.is_finished(found[1], place / "out")
+
+
+def perform(found: Any, out: Path, engine: Any, only: study.Cell | None = None) -> list[str]:
+    return conduct.perform(found, out, engine, Console(quiet=True), only=only, cache="cache")
+
+
+def test_only_cells_that_are_left_are_run_and_each_with_its_resolved_recipe(place: Path) -> None:
+    _, found, out = finish(place, "mer-seed1", "replay-seed0")
+    asked: list[Job] = []
+
+    def engine(jobs: list[Job], watch: Any) -> Generator[tuple[Job, int], None, None]:
+        asked.extend(jobs)
+        for job in jobs:
+            watch([job.name])
+            if job.name == "mer-seed1":
+                made(found[5], out, run(VALUES, seed=1))
+            yield job, 0
+
+    shutil.rmtree(out / "runs/replay-seed1")  # another one, which is not asked for below
+    (out / "recipes").mkdir()
+    assert perform(found, out, engine, only=found[5]) == []
+    assert [job.name for job in asked] == ["mer-seed1"]
+    assert config.load(asked[0].recipe) == found[5].recipe
+    assert asked[0].cache == str(Path("cache").absolute()) and Path(asked[0].out).is_absolute()
+    assert len(list((out / "recipes").iterdir())) == 6
+    assert perform(found, out, engine) == ["replay-seed0", "replay-seed1"]  # 0, but no result
+    assert len(tables.read(out / "cells.csv")) == 4 and len(asked) == 3
+
+
+def test_an_interruption_while_cells_run_closes_the_engine(place: Path) -> None:
+    _, found = load(place, SEEDED)
+    closed = []
+
+    def engine(jobs: list[Job], watch: Any) -> Generator[tuple[Job, int], None, None]:
+        try:
+            yield jobs[0], 0
+        finally:
+            closed.append(True)
+
+    class Full(Console):
+        def print(self, *words: Any, **more: Any) -> None:
+            if "failed" in str(words):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conduct.perform(found, place / "out", engine, Full())
+    assert closed
+
+
+def test_a_recipe_that_a_cell_may_be_reading_is_not_written_again(place: Path) -> None:
+    """Of an array of jobs each lays out the study, while the first of them read their recipes."""
+    _, found = load(place, SEEDED)
+    conduct.lay_out(found, place / "out")
+    path = place / "out/recipes/mer-seed0.toml"
+    handle, before = path.stat().st_ino, path.stat().st_mtime_ns
+    conduct.lay_out(found, place / "out")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (handle, before)
+    with open(path) as reader:
+        conduct._write(path, "other = 1\n")
+        assert reader.read() == config.to_toml(found[4].recipe)
+    assert {p.suffix for p in (place / "out/recipes").iterdir()} == {".toml"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_place_that_holds_something_else_is_left_alone(
+    place: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    load(place, "[arms.a]")
+    (place / "out").mkdir() if kind == "folder" else (place / "out").write_text("mine")
+    if kind == "folder":
+        (place / "out/thesis.txt").write_text("mine")
+    before = tiny.files(place)
+    assert cli.main(["study", str(place / "study.toml"), "--out", str(place / "out")]) == 2
+    assert "is a file" in (said := capsys.readouterr().err) or "holds files but no study" in said
+    assert tiny.files(place) == before

@@ -1,0 +1,1 @@
+"""The embedded default: a small study over text that every machine with Treering holds."""

@@ -1,0 +1,86 @@
+"""The report: one HTML page with everything in it, from the arms' records.
+
+The verdict in words, the corpus x time matrices, the comparison, the charts, the ledger, the
+recipes. It needs no network, follows the reader's light or dark, and prints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib import resources
+from typing import Any
+
+from treering.analysis.compare import Arm, compare, is_finished
+from treering.report import blocks
+from treering.report.charts import charts
+from treering.report.series import view
+
+
+def page(arms: Sequence[Arm], *, baseline: str | None = None, refresh: int | None = None) -> str:
+    """The page of some arms; `refresh`: seconds after which a browser loads it again.
+
+    Raises Invalid for an unknown baseline. Figures that are missing are shown as "-".
+    """
+    views = [view(arm) for arm in arms]
+    drawn = charts(views)
+    table = compared(arms, baseline)
+    body = [
+        blocks.header(views),
+        blocks.verdict(arms, views, table),
+        blocks.matrices(views),
+        blocks.tasks(arms, views),
+        blocks.comparison(table),
+        blocks.charts(drawn),
+        blocks.ledger(arms, views),
+        blocks.recipes(views),
+    ]
+    again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">{again}
+<link rel="icon" href="data:,">
+<title>{escape(", ".join(v.name for v in views))} - Treering</title>
+<style>
+{_asset("page.css")}</style>
+</head>
+<body>
+{"".join(body)}
+<script type="application/json" id="specs">{_json([chart.spec for chart in drawn])}</script>
+<script>{_library()}</script>
+<script>
+{_asset("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def compared(arms: Sequence[Arm], baseline: str | None) -> dict[str, Any] | None:
+    """The comparison of the arms that are finished, or None where there are not two of them."""
+    ready = [arm for arm in arms if any(map(is_finished, arm.runs.values()))]
+    if len(ready) < 2:
+        return None
+    chosen = baseline if baseline is not None or ready == list(arms) else ready[0].name
+    return compare(ready, baseline=chosen)
+
+
+def _json(value: Any) -> str:
+    """JSON inside a script element, where "</script>" would end it."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _asset(name: str) -> str:
+    return resources.files("treering.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script (vl-convert carries them along)."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return script

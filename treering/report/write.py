@@ -1,0 +1,56 @@
+"""The report as a file: a page, figures, or the figures' numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from treering.analysis import cells, forgetting
+from treering.analysis.compare import Arm
+from treering.config import Invalid
+from treering.report import comparison, table
+from treering.report.page import compared, page
+
+
+def report(
+    arms: Sequence[Arm], out: Path, form: str = "html", *, baseline: str | None = None
+) -> None:
+    """Write the report of some arms; written beside and renamed.
+
+    form: "html", "png" or "svg" (charts), "csv" (a line for each run), "md" (tables). Raises
+    Invalid where the folder is missing or the baseline unknown.
+    """
+    if not out.parent.is_dir():
+        raise Invalid(f"--out {out}: no such folder as {out.parent}; make it first")
+    if out.is_dir():
+        raise Invalid(f"--out {out}: is a folder; name a file")
+    beside = out.with_name(f".{out.name}.tmp")
+    try:
+        if form == "html":
+            beside.write_text(page(arms, baseline=baseline), encoding="utf-8")
+        elif form == "md":
+            beside.write_text(markdown(arms, baseline=baseline), encoding="utf-8")
+        elif form == "csv":
+            whole = [arm for arm in arms if arm.branch is None]  # a run's lines have its branches
+            runs = [(arm.name, run) for arm in whole for run in arm.runs.values()]
+            cells.write(beside, [line for name, run in runs for line in cells.lines(name, {}, run)])
+        else:
+            from treering.report.figures import draw
+
+            draw(arms, beside, form)
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def markdown(arms: Sequence[Arm], *, baseline: str | None = None) -> str:
+    """Every run's matrix and metrics, and the comparison of the arms, as Markdown."""
+    parts = []
+    for arm in arms:
+        for seed, run in arm.runs.items() if arm.branch is None else ():
+            parts.append(
+                f"### {arm.name}, seed {seed}\n\n{table.markdown(forgetting.summary(run))}"
+            )
+    found = compared(arms, baseline)
+    return "\n".join([*parts, *([comparison.markdown(found)] if found else [])])
