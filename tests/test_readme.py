@@ -7,25 +7,25 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 import treering
-from treering import config, schema
+from treering import config, schema, study
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def blocks(language: str) -> list[str]:
-    if not README.exists():
-        pytest.skip("there is no README.md yet")
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_its_toml_is_a_recipe_or_tables_of_one() -> None:
+def test_its_toml_is_a_recipe_or_tables_of_one_or_a_study() -> None:
     found = blocks("toml")
     assert found
     for block in found:
         table = tomllib.loads(block)
+        if "arms" in table:
+            asked = schema.read(study.Study, table, "")
+            assert asked.baseline in asked.arms
+            continue
         whole = {"length": 16, "model": {"preset": "1m"}, "tokenizer": {"train": 300}}
         corpus = {"train": "text", "validation": 0.5}
         whole |= {"corpora": {"a": corpus}, "phases": []}
