@@ -163,6 +163,23 @@ def test_an_arm_of_two_seeds_is_shown_by_its_means_and_their_band(tmp_path: Path
     assert '"type": "area"' in page(found)
 
 
+def test_the_steps_of_a_seed_that_is_behind_stand_where_they_were_trained(tmp_path: Path) -> None:
+    """More steps than points: the line of steps is thinned, and stays in its place."""
+    whole = recorded.run([[9.0, 9.0]] * 71, mixtures=[["t1", "t2"]] * 70)
+    for record in whole:
+        record |= {"loss": float(record["step"])} if record["kind"] == "step" else {}
+    behind = [r | {"recipe": r["recipe"] | {"seed": 1}} if "recipe" in r else r for r in whole]
+    runs = [
+        write(tmp_path / "seq-seed0", whole),
+        write(tmp_path / "seq-seed1", recorded.cut(behind, 351)),
+    ]
+    (arm,) = gather([str(run) for run in runs])
+    line = view(arm).steps["loss"]
+    assert len(line.x) <= 240 < 700
+    assert line.y == pytest.approx(line.x / 100)  # 100 tokens a step, and the step is the loss
+    assert line.low == pytest.approx(line.y, abs=2) and line.high == pytest.approx(line.y, abs=2)
+
+
 def test_folders_that_hold_no_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Invalid, match="empty: is no run folder"):

@@ -10,13 +10,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from treering import verbs
 from treering.config import Invalid
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,14 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="FOLDER")
     export.set_defaults(verb=verbs.export)
 
-    study = _verdict_verbs(known)
-    for verb in (run, evaluate, export, study):
+    for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser
 
 
-def _verdict_verbs(known: Any) -> argparse.ArgumentParser:
-    """compare and study; returns the latter."""
+def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
+    """compare, report, watch, demo and study; returns those that prepare text."""
     compare = known.add_parser("compare", help="arms against one another, over seeds")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or ARM=RUN")
     compare.add_argument("--baseline", metavar="ARM", help="differences are to it (the first)")
@@ -104,7 +100,6 @@ def _verdict_verbs(known: Any) -> argparse.ArgumentParser:
 
     demo = known.add_parser("demo", help="a small study over text that this machine holds")
     demo.add_argument("--out", default="treering-demo", metavar="DIR")
-    demo.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     demo.set_defaults(verb=verbs.demo)
 
     watch = known.add_parser("watch", help="the report of runs in progress, served here")
@@ -125,7 +120,7 @@ def _verdict_verbs(known: Any) -> argparse.ArgumentParser:
     study.add_argument("--cell", type=int, metavar="I", help="run this one alone, from 0")
     study.add_argument("--list", action="store_true", help="name the cells; run nothing")
     study.set_defaults(verb=verbs.study)
-    return cast(argparse.ArgumentParser, study)
+    return demo, study
 
 
 def _warn(message: Warning | str, *where: object, **more: object) -> None:

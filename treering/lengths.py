@@ -58,7 +58,7 @@ def _gain(planner: Planner, t: int, steps: int) -> int:
 
 def _advanced(planner: Planner, state: State, fresh: int) -> tuple[int, ...]:
     """The positions after `fresh` samples of a phase that begins here; its allotment repeats
-    itplanner after as many samples as its weights add up to."""
+    itself after as many samples as its weights add up to."""
     weights = planner.stages[state.phase].weights
     rounds, rest = divmod(fresh, sum(weights))
     each = zip(state.positions, weights, planner.allot(state, rest), strict=True)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from treering.analysis.compare import METRICS
-from treering.analysis.curves import arms_of
-from treering.analysis.matrix import header_of, matrix
+from treering.analysis.matrix import branches_of, header_of, matrix
 from treering.records import Record
 
 Line = dict[str, Any]
@@ -27,7 +26,7 @@ def lines(arm: str, axes: Mapping[str, Any], records: Sequence[Record]) -> list[
     probes = [r["cosine"] for r in records if r.get("kind") == "probe"]
     cosines = [cosine for cosine in probes if cosine is not None]
     found = []
-    for branch in arms_of(records):
+    for branch in (None, *branches_of(records)):
         scores = matrix(records, branch=branch)
         line: Line = {"arm": arm, "branch": branch, "seed": header["recipe"]["seed"]}
         line |= {key: _axis(value) for key, value in axes.items() if key != "seed"}

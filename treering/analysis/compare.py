@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from treering.analysis.curves import Clock, arms_of, end, matrix_at
+from treering.analysis.curves import Clock, end, matrix_at
 from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
 from treering.analysis.intervals import difference, estimate
-from treering.analysis.matrix import Matrix, header_of, matrix, scores_of
+from treering.analysis.matrix import Matrix, branches_of, header_of, matrix, scores_of
 from treering.config import Invalid
 from treering.records import Record
 
@@ -88,7 +88,7 @@ def branched(name: str, runs: Mapping[int, Sequence[Record]]) -> list[Arm]:
     """The arm of some runs, and one for each of their branches."""
     by_branch: dict[str | None, dict[int, Sequence[Record]]] = {None: dict(runs)}
     for seed, records in runs.items():
-        for branch in arms_of(records)[1:]:
+        for branch in branches_of(records):
             by_branch.setdefault(branch, {})[seed] = records
     return [
         Arm(f"{name}, {branch}" if branch else name, found, branch)
@@ -157,9 +157,8 @@ def _missing(arms: Sequence[Arm], metric: str) -> list[str]:
     notes = []
     for arm in arms:
         for seed, records in arm.runs.items():
-            judged = [
-                m(matrix(records, metric=metric, branch=arm.branch)) for m in METRICS.values()
-            ]
+            scores = matrix(records, metric=metric, branch=arm.branch)
+            judged = [judge(scores) for judge in METRICS.values()]
             lost = [m.reason for m in judged if np.isnan(list(m.per_corpus.values())).any()]
             if lost:
                 notes.append(f"{arm.name}, seed {seed}: {lost[0]}; left out of the means")

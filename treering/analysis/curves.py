@@ -14,7 +14,6 @@ from treering.analysis.matrix import (
     UNITS,
     Matrix,
     Row,
-    branches_of,
     header_of,
     learned_at,
     scores_of,
@@ -102,8 +101,3 @@ def matrix_at(
     values.append([np.interp(spent, at[seen], c) if reached else np.nan for c in columns])
     learned = learned_at(header_of(records)["recipe"], range(len(rows)))
     return Matrix(np.array(values), tuple(rows), tuple(found.scores), learned, unit=UNITS[metric])
-
-
-def arms_of(records: Sequence[Record]) -> list[str | None]:
-    """What a run can be judged by: its weights as trained (None) and its branches."""
-    return [None, *branches_of(records)]

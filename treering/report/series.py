@@ -79,7 +79,7 @@ def view(arm: Arm) -> View:
         matrices=tuple(matrices),
         held_out=_held_out(runs, longest.corpora, arm.branch),
         steps={key: _steps(runs, key) for key in ("loss", "rate", "tokens_per_second", "share")},
-        cosine=_joined([_probes(run) for run in runs]),
+        cosine=_joined(_binned([_probes(run) for run in runs])),
         end=_end(runs),
     )
 
@@ -96,7 +96,7 @@ def _held_out(
 
 def _steps(runs: Sequence[Sequence[Record]], key: str) -> Line:
     """A number of the step records; "share" is that of replayed tokens in all so far."""
-    found = []
+    found: list[tuple[Floats, Floats]] = []
     for run in runs:
         steps = [r for r in run if r.get("kind") == "step"]
         tokens = np.array([_float(r.get("tokens")) for r in steps])
@@ -104,8 +104,8 @@ def _steps(runs: Sequence[Sequence[Record]], key: str) -> Line:
             values = 1 - np.array([_float(r.get("fresh_tokens")) for r in steps]) / tokens
         else:
             values = np.array([_float(r.get(key)) for r in steps])
-        found.append((_binned(tokens), _binned(values)))
-    return _joined(found)
+        found.append((tokens, values))
+    return _joined(_binned(found))
 
 
 def _probes(run: Sequence[Record]) -> tuple[Floats, Floats]:
@@ -113,7 +113,7 @@ def _probes(run: Sequence[Record]) -> tuple[Floats, Floats]:
     tokens = {r["step"]: r.get("tokens") for r in run if r.get("kind") == "step"}
     found = [r for r in run if r.get("kind") == "probe"]
     x = np.array([_float(tokens.get(r["step"])) for r in found])
-    return _binned(x), _binned(np.array([_float(r.get("cosine")) for r in found]))
+    return x, np.array([_float(r.get("cosine")) for r in found])
 
 
 def _joined(found: Sequence[tuple[Floats, Floats]]) -> Line:
@@ -126,10 +126,16 @@ def _joined(found: Sequence[tuple[Floats, Floats]]) -> Line:
     return Line(longest, _nanmean(values), low.min(0), high.max(0))
 
 
-def _binned(values: Floats) -> Floats:
-    """At most POINTS means of neighbours."""
-    groups = np.array_split(values, min(POINTS, len(values))) if len(values) else []
-    return np.array([float(_nanmean(group[:, None])[0]) for group in groups])
+def _binned(found: Sequence[tuple[Floats, Floats]]) -> list[tuple[Floats, Floats]]:
+    """At most POINTS means of neighbours; of how many is the same for all seeds, so that the
+    points of one that is behind lie where those of the others do."""
+    width = max(1, -(-max((len(x) for x, _ in found), default=0) // POINTS))
+
+    def means(values: Floats) -> Floats:
+        groups = (values[at : at + width] for at in range(0, len(values), width))
+        return np.array([_nanmean(group[:, None])[0] for group in groups])
+
+    return [(means(x), means(y)) for x, y in found]
 
 
 def _nanmean(values: Floats) -> Floats:

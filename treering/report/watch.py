@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,9 +23,8 @@ def server(given: Sequence[str], *, host: str, port: int, refresh: int) -> Threa
     """
     gather(given)
 
-    @cache
+    @lru_cache(maxsize=1)
     def made(state: State) -> bytes:
-        made.cache_clear()  # only the newest is asked for again
         return page(gather(given), refresh=refresh).encode()
 
     class Handler(BaseHTTPRequestHandler):
