@@ -18,7 +18,7 @@ from treering.analysis import cells
 from treering.analysis.compare import arms
 from treering.analysis.runs import gather
 from treering.config import Invalid
-from treering.report.page import page
+from treering.report.page import compared, page
 from treering.report.series import view
 from treering.report.words import against, sentences
 
@@ -108,9 +108,9 @@ def test_a_page_of_100_corpora_one_of_them_named_like_markup_is_drawn(tmp_path: 
 
 def test_the_page_is_small_needs_no_network_and_is_the_same_again(finished: list[Path]) -> None:
     found = gather([str(run) for run in finished])
-    made = page(found)
+    made = page(found, compared(found))
     assert len(made.encode()) < 3_000_000
-    assert made == page(found)
+    assert made == page(found, compared(found))
     without_scripts = re.sub(r"<script.*?</script>", "", made, flags=re.S)
     assert not re.findall(r"(?:src|href|action)\s*=\s*(?![\"']?data:,)", without_scripts)
     assert "url(" not in without_scripts and "@import" not in without_scripts
@@ -126,7 +126,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(tmp_path: Path, kept: str)
         "base": recorded.cut(whole, 0),
         "first phase": recorded.cut(whole, 14),
     }[kept]
-    made = page(gather([str(write(tmp_path / "run", found))]))
+    made = page(gather([str(write(tmp_path / "run", found))]), None)
     (table,) = browser.Tables(made).of["matrix"]
     assert [row[0] for row in table[1:]] == {"first phase": ["base", "p1"]}.get(kept, ["base"])
     said = "running" if kept == "first phase" else "Not one phase is finished yet"
@@ -135,14 +135,14 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(tmp_path: Path, kept: str)
 
 
 def test_a_damaged_last_line_is_left_out(tmp_path: Path) -> None:
-    sound = page(gather([str(write(tmp_path / "a/run", recorded.run(SEQUENTIAL)))]))
+    sound = page(gather([str(write(tmp_path / "a/run", recorded.run(SEQUENTIAL)))]), None)
     torn = write(tmp_path / "b/run", recorded.run(SEQUENTIAL), '{"kind": "score", "st')
-    assert page(gather([str(torn)])) == sound
+    assert page(gather([str(torn)]), None) == sound
 
 
 def test_a_run_whose_losses_are_not_finite_says_so(tmp_path: Path) -> None:
     values = [*SEQUENTIAL[:2], [None, None, None], [None, None, None]]
-    made = page(gather([str(write(tmp_path / "run", recorded.run(values)))]))
+    made = page(gather([str(write(tmp_path / "run", recorded.run(values)))]), None)
     (table,) = browser.Tables(made).of["matrix"]
     assert table[3][3:] == ["-", "-", "-"] and "no number" in made
     assert "NaN" not in made.split('id="specs">')[1].split("</script>")[0]
@@ -160,7 +160,7 @@ def test_an_arm_of_two_seeds_is_shown_by_its_means_and_their_band(tmp_path: Path
     assert shown.values.tolist() == [[value + 0.5 for value in row] for row in SEQUENTIAL]
     line = shown.held_out["t1"]
     assert (line.low.tolist(), line.high.tolist()) == ([9, 4, 6, 7], [10, 5, 7, 8])
-    assert '"type": "area"' in page(found)
+    assert '"type": "area"' in page(found, None)
 
 
 def test_the_steps_of_a_seed_that_is_behind_stand_where_they_were_trained(tmp_path: Path) -> None:
@@ -268,6 +268,6 @@ def test_figures_of_odd_runs_are_drawn(tmp_path: Path) -> None:
 
 def test_records_are_only_read(finished: list[Path], tmp_path: Path) -> None:
     before = [tiny.files(run) for run in finished]
-    page(gather([str(run) for run in finished]))
+    page(gather([str(run) for run in finished]), None)
     assert [tiny.files(run) for run in finished] == before
     assert records.read(finished[0])

@@ -21,10 +21,10 @@ from rich.text import Text
 from treering import config, folder, records
 from treering.analysis import cells
 from treering.analysis.compare import branched, compare
-from treering.config import Invalid, Recipe, Track
+from treering.config import Invalid, Recipe, Table, Track
 from treering.engines.process import Job
 from treering.report import card, comparison, write
-from treering.schema import read
+from treering.schema import read, values
 from treering.study import Cell, Study, naming
 
 Engine = Callable[[list[Job], Callable[[list[str]], None]], Generator[tuple[Job, int], None, None]]
@@ -69,11 +69,11 @@ def is_finished(cell: Cell, out: Path) -> bool:
     return _identity(made) == _identity(cell.recipe)
 
 
-def _identity(recipe: Recipe) -> Recipe:
+def _identity(recipe: Recipe) -> Table:
     """The recipe without what may change after a run: where files lie, and who tracks it."""
-    bare = card.without_folders(recipe)
-    evaluate = replace(bare.evaluate, task_folder=None, task_data=None)
-    return replace(bare, evaluate=evaluate, track=Track())
+    evaluate = replace(recipe.evaluate, task_folder=None, task_data=None)
+    bare: Table = card.without_folders(values(replace(recipe, evaluate=evaluate, track=Track())))
+    return bare
 
 
 def _tabulate(found: Sequence[Cell], out: Path) -> list[tuple[Cell, list[records.Record]]]:
@@ -106,7 +106,7 @@ def conclude(study: Study, found: Sequence[Cell], out: Path) -> dict[str, Any]:
     table["notes"] += [f"{name}: not finished, left out" for name in left]
     _write(out / "comparison.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     _write(out / "comparison.md", comparison.markdown(table))
-    write.report(arms, out / "report.html", baseline=table["baseline"])
+    write.report(arms, out / "report.html", table=table if len(arms) > 1 else None)
     return table
 
 

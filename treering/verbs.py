@@ -131,9 +131,11 @@ def compare(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from treering.analysis.runs import gather
     from treering.report import write
+    from treering.report.page import compared
 
-    out = Path(options.out)
-    write.report(gather(options.runs), out, options.format, baseline=options.baseline)
+    out, arms = Path(options.out), gather(options.runs)
+    table = compared(arms, options.baseline)
+    write.report(arms, out, options.format, table=table)
     print(out)
     return 0
 

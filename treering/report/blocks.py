@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tomli_w
@@ -13,7 +11,9 @@ import tomli_w
 from treering.analysis.compare import Arm
 from treering.records import Record
 from treering.report import comparison as text_of
+from treering.report.card import without_folders
 from treering.report.charts import COLOURS, Chart
+from treering.report.comparison import Comparison
 from treering.report.series import View
 from treering.report.words import against, sentences
 
@@ -64,7 +64,7 @@ def _arm(i: int, view: View) -> str:
     return f"<span class=arm>{swatch}<b>{escape(view.name)}</b></span>"
 
 
-def verdict(arms: Sequence[Arm], views: Sequence[View], table: dict[str, Any] | None) -> str:
+def verdict(arms: Sequence[Arm], views: Sequence[View], table: Comparison | None) -> str:
     cards = []
     for i, (arm, shown) in enumerate(zip(arms, views, strict=True)):
         said = "".join(f"<p>{escape(text)}</p>" for text in sentences(shown, last_step(arm)))
@@ -130,7 +130,7 @@ def tasks(arms: Sequence[Arm], views: Sequence[View]) -> str:
     return _section("tasks", "Tasks", _table("", head, rows)) if rows else ""
 
 
-def comparison(found: dict[str, Any] | None) -> str:
+def comparison(found: Comparison | None) -> str:
     if found is None:
         return ""
     parts = [
@@ -174,21 +174,12 @@ def recipes(views: Sequence[View]) -> str:
     for i, shown in enumerate(views):
         versions = ", ".join(f"{k} {v}" for k, v in shown.header.get("versions", {}).items())
         commit = str(shown.header.get("commit") or "not known")[:12]
-        text = tomli_w.dumps(_without_folders(shown.header["recipe"]))
+        text = tomli_w.dumps(without_folders(shown.header["recipe"]))
         parts.append(
             f"<details><summary>{_arm(i, shown)}</summary><p class=note>{escape(versions)}; commit "
             f"{escape(commit)}</p><pre>{escape(text)}</pre></details>"
         )
     return _section("recipe", "Recipes", f"<div class=recipes>{''.join(parts)}</div>")
-
-
-def _without_folders(value: Any) -> Any:
-    """A recipe's tables with the names of files alone: a page is given to others."""
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def last_step(arm: Arm) -> Record:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
-from treering.config import Corpus, Recipe, to_toml
+import tomli_w
+
+from treering.config import Recipe
 from treering.report.table import markdown
+from treering.schema import values
 
 
 def card(recipe: Recipe, summary: dict[str, Any]) -> str:
@@ -24,27 +26,15 @@ at the end of each phase, in nats/token:
 {markdown(summary)}
 
 ```toml
-{to_toml(without_folders(recipe)).strip()}
+{tomli_w.dumps(without_folders(values(recipe))).strip()}
 ```
 """
 
 
-def without_folders(recipe: Recipe) -> Recipe:
-    """The recipe with the names of its files alone: for a model card that strangers read."""
-
-    def name(path: str | float | None) -> Any:
-        return Path(path).name if isinstance(path, str) and Path(path).is_absolute() else path
-
-    corpora = {n: Corpus(name(c.train), name(c.validation)) for n, c in recipe.corpora.items()}
-    evaluate = dataclasses.replace(
-        recipe.evaluate,
-        task_folder=name(recipe.evaluate.task_folder),
-        task_data=name(recipe.evaluate.task_data),
-    )
-    return dataclasses.replace(
-        recipe,
-        corpora=corpora,
-        evaluate=evaluate,
-        model=dataclasses.replace(recipe.model, from_=name(recipe.model.from_)),
-        tokenizer=dataclasses.replace(recipe.tokenizer, from_=name(recipe.tokenizer.from_)),
-    )
+def without_folders(value: Any) -> Any:
+    """A recipe's tables with the names of files alone: cards and pages are given to strangers."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

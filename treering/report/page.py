@@ -16,17 +16,15 @@ from typing import Any
 from treering.analysis.compare import Arm, compare, is_finished
 from treering.report import blocks
 from treering.report.charts import charts
+from treering.report.comparison import Comparison
 from treering.report.series import view
 
 
-def page(arms: Sequence[Arm], *, baseline: str | None = None, refresh: int | None = None) -> str:
-    """The page of some arms; `refresh`: seconds after which a browser loads it again.
-
-    Raises Invalid for an unknown baseline. Figures that are missing are shown as "-".
-    """
+def page(arms: Sequence[Arm], table: Comparison | None, *, refresh: int | None = None) -> str:
+    """The page of some arms with their comparison, where there is one; `refresh`: seconds after
+    which a browser loads it again. Figures that are missing are shown as "-"."""
     views = [view(arm) for arm in arms]
     drawn = charts(views)
-    table = compared(arms, baseline)
     body = [
         blocks.header(views),
         blocks.verdict(arms, views, table),
@@ -59,8 +57,9 @@ def page(arms: Sequence[Arm], *, baseline: str | None = None, refresh: int | Non
 """
 
 
-def compared(arms: Sequence[Arm], baseline: str | None) -> dict[str, Any] | None:
-    """The comparison of the arms that are finished, or None where there are not two of them."""
+def compared(arms: Sequence[Arm], baseline: str | None = None) -> Comparison | None:
+    """The comparison of the arms that are finished, or None where there are not two of them.
+    Raises Invalid for an unknown baseline."""
     ready = [arm for arm in arms if any(map(is_finished, arm.runs.values()))]
     if len(ready) < 2:
         return None

@@ -10,9 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from treering.analysis.runs import files, gather
 from treering.config import Invalid
-from treering.report.page import page
+from treering.report.page import compared, page
 
 State = tuple[tuple[str, int, int], ...]  # each file's name, size and time of change
+
+
+def _page(given: Sequence[str], refresh: int) -> bytes:
+    arms = gather(given)
+    return page(arms, compared(arms), refresh=refresh).encode()
 
 
 def server(given: Sequence[str], *, host: str, port: int, refresh: int) -> ThreadingHTTPServer:
@@ -25,7 +30,7 @@ def server(given: Sequence[str], *, host: str, port: int, refresh: int) -> Threa
 
     @lru_cache(maxsize=1)
     def made(state: State) -> bytes:
-        return page(gather(given), refresh=refresh).encode()
+        return _page(given, refresh)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 from treering.analysis import cells, forgetting
 from treering.analysis.compare import Arm
 from treering.config import Invalid
-from treering.report import comparison, table
-from treering.report.page import compared, page
+from treering.report import comparison
+from treering.report import table as text_of
+from treering.report.comparison import Comparison
+from treering.report.page import page
 
 
 def report(
-    arms: Sequence[Arm], out: Path, form: str = "html", *, baseline: str | None = None
+    arms: Sequence[Arm], out: Path, form: str = "html", *, table: Comparison | None = None
 ) -> None:
     """Write the report of some arms; written beside and renamed.
 
-    form: "html", "png" or "svg" (charts), "csv" (a line for each run), "md" (tables). Raises
-    Invalid where the folder is missing or the baseline unknown.
+    form: "html", "png" or "svg" (charts), "csv" (a line for each run), "md" (tables); table: of
+    `page.compared`, for those that show it. Raises Invalid where the folder is missing.
     """
     if not out.parent.is_dir():
         raise Invalid(f"--out {out}: no such folder as {out.parent}; make it first")
@@ -28,9 +30,9 @@ def report(
     beside = out.with_name(f".{out.name}.tmp")
     try:
         if form == "html":
-            beside.write_text(page(arms, baseline=baseline), encoding="utf-8")
+            beside.write_text(page(arms, table), encoding="utf-8")
         elif form == "md":
-            beside.write_text(markdown(arms, baseline=baseline), encoding="utf-8")
+            beside.write_text(markdown(arms, table), encoding="utf-8")
         elif form == "csv":
             whole = [arm for arm in arms if arm.branch is None]  # a run's lines have its branches
             runs = [(arm.name, run) for arm in whole for run in arm.runs.values()]
@@ -44,13 +46,12 @@ def report(
         beside.unlink(missing_ok=True)
 
 
-def markdown(arms: Sequence[Arm], *, baseline: str | None = None) -> str:
+def markdown(arms: Sequence[Arm], table: Comparison | None) -> str:
     """Every run's matrix and metrics, and the comparison of the arms, as Markdown."""
     parts = []
     for arm in arms:
         for seed, run in arm.runs.items() if arm.branch is None else ():
             parts.append(
-                f"### {arm.name}, seed {seed}\n\n{table.markdown(forgetting.summary(run))}"
+                f"### {arm.name}, seed {seed}\n\n{text_of.markdown(forgetting.summary(run))}"
             )
-    found = compared(arms, baseline)
-    return "\n".join([*parts, *([comparison.markdown(found)] if found else [])])
+    return "\n".join([*parts, *([comparison.markdown(table)] if table else [])])
