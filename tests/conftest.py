@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tiny
 
 from treering.batch import Batch, refs
 from treering.store import Store, open_store
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from treering.learner import Learner
 
 LENGTH, VOCABULARY = 8, 64
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny recipe and its texts."""
+    return tiny.place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture

@@ -69,11 +69,6 @@ def test_other_weights_stand_in_for_a_while_and_the_trained_ones_come_back(
     assert not torch.equal(learner.params[0], before[0])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("average"))
-
-
 AVERAGE = "update={kind='average', decays=[0.0, 0.8], inner={kind='reptile', every=5, rate=0.5}}"
 
 

@@ -17,11 +17,6 @@ from treering import config, schema
 from treering.config import Invalid
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("config"))
-
-
 def test_defaults_are_filled_in_and_what_is_resolved_is_written_back(place: Path) -> None:
     recipe = config.load(place / "recipe.toml")
     assert (recipe.seed, recipe.rows, recipe.micro_rows) == (1, 4, 2)
@@ -69,6 +64,8 @@ WRONG = {
     "seed='one'": r"seed = 'one': must be int",
     "optimizer.eps='small'": r"optimizer.eps = 'small': must be a finite number",
     "optimizer.eps=0": r"optimizer.eps = 0.0: must be positive",
+    "update.batch=nan": r"update.batch = nan: must be a finite number",
+    "update.inner={rate=[1, inf]}": r"update.inner.rate\[1\] = inf: must be a finite number",
     "optimizer.eps=inf": r"optimizer.eps = inf: must be a finite number",
     "optimizer.decay=nan": r"optimizer.decay = nan: must",
     "optimizer.decay=-0.1": r"optimizer.decay = -0.1: must not be negative",

@@ -19,11 +19,6 @@ from treering.store import open_store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("evaluate"))
-
-
-@pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
     tiny.run(place / "recipe.toml", place / "finished")
     return place / "finished"

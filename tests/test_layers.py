@@ -16,7 +16,7 @@ SHELF = [file for file in FILES if "methods" in file.parts]
 
 # A file imports only from lower lines, or from its own folder.
 RANKS = (
-    "schema",
+    "schema atomic",
     "rng batch records config interruption grid",
     "protocols formats",
     "position ledger",

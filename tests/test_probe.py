@@ -23,11 +23,6 @@ from treering.stream import Stream
 LENGTH, VOCABULARY = 8, 64  # as in conftest
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("probe"))
-
-
 def stream_of(store_of: Callable[..., Store]) -> Stream:
     luck = np.random.default_rng(0)
     stores = [store_of(name, luck.integers(0, VOCABULARY, 400).tolist()) for name in "ab"]

@@ -25,11 +25,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
 def recipe(place: Path) -> Path:
     return place / "recipe.toml"
 

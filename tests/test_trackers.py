@@ -28,11 +28,6 @@ def installed(name: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.place(tmp_path_factory.mktemp("trackers"))
-
-
-@pytest.fixture(scope="module")
 def plain(place: Path) -> Path:
     tiny.run(place / "recipe.toml", place / "plain")
     return place / "plain"

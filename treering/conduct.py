@@ -7,7 +7,6 @@ for each finished cell and branch), and at the end `comparison.json`, `.md` and 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ from rich.text import Text
 from treering import config, folder, records
 from treering.analysis import cells
 from treering.analysis.compare import branched, compare
+from treering.atomic import replacing
 from treering.config import Invalid, Recipe, Table, Track
 from treering.engines.process import Job
 from treering.report import card, comparison, write
@@ -47,9 +47,8 @@ def _write(path: Path, text: str) -> None:
     """Whole or not at all, and not again: a cell may be reading it."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def run_of(cell: Cell, out: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from treering import build, checkpoint, config, downstream, model, tokenizer
 from treering.analysis import forgetting
+from treering.atomic import replacing
 from treering.config import Evaluate, Invalid, Recipe, Table
 from treering.downstream import TaskScore
 from treering.evaluate import Score, score
@@ -83,9 +83,9 @@ def finish(recipe: Recipe, data: build.Data, found: PreTrainedModel, out: Path) 
     run is finished."""
     summary = forgetting.summary(read(out))
     model.export(found, data.tokenizer, out / "model", card=card(recipe, summary))
-    beside = out / ".summary.json.tmp"
-    beside.write_text(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-    os.replace(beside, out / "summary.json")
+    with replacing(out / "summary.json") as beside:
+        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+        beside.write_text(text, encoding="utf-8")
     return summary
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import tomllib
 import types
@@ -115,7 +116,9 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if getattr(hint, "_is_protocol", False):
         return value  # a method that build.py has constructed
     if hint == Table:
-        return dict(value) if isinstance(value, dict) else _refuse(value, where, "a table")
+        return (
+            _finite(value, where) if isinstance(value, dict) else _refuse(value, where, "a table")
+        )
     if origin is dict and isinstance(value, dict):
         return {name: _value(inner[1], item, f"{where}.{name}") for name, item in value.items()}
     if origin is tuple and isinstance(value, list):
@@ -126,6 +129,17 @@ def _value(hint: Any, value: object, where: str) -> Any:
         return float(value) if hint is float else value  # type: ignore[arg-type]
     names = {dict: "a table", tuple: "a list", float: "a finite number"}
     _refuse(value, where, names.get(origin or hint) or str(getattr(hint, "__name__", hint)))
+
+
+def _finite(value: Any, where: str) -> Any:
+    """A free table as it is: nan would not even equal itself when a run is resumed."""
+    if isinstance(value, dict):
+        return {name: _finite(item, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse(value, where, "a finite number")
+    return value
 
 
 def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from treering.analysis.compare import METRICS
 from treering.analysis.matrix import branches_of, header_of, matrix
+from treering.atomic import replacing
 from treering.records import Record
 
 Line = dict[str, Any]
@@ -47,14 +47,12 @@ def _axis(value: Any) -> Any:
 
 
 def write(path: Path, found: Sequence[Line]) -> None:
-    """The lines as CSV; written beside and renamed, as several processes may do at once."""
+    """The lines as CSV, whole or not at all; several processes may do so at once."""
     keys = list(dict.fromkeys(key for line in found for key in line))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: "" if v is None or v != v else v for k, v in f.items()} for f in found)
-    os.replace(beside, path)
 
 
 def read(path: str | Path) -> list[Line]:

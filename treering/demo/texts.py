@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+from treering.atomic import replacing
 
 SMALLEST, LARGEST = 200, 60_000  # characters of a document: some modules are tables of data
 ENOUGH = 1_500_000  # characters of a corpus
@@ -37,7 +38,8 @@ def collect(folder: Path) -> dict[str, int]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, texts in corpora.items():
         lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
-        _write(folder / f"{name}.jsonl", "".join(lines))
+        with replacing(folder / f"{name}.jsonl") as beside:
+            beside.write_text("".join(lines), encoding="utf-8")
     return {name: len(texts) for name, texts in corpora.items()}
 
 
@@ -94,9 +96,3 @@ def _add(texts: list[str], text: str) -> None:
 
 def _size(texts: list[str]) -> int:
     return sum(map(len, texts))
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

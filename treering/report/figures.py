@@ -54,10 +54,8 @@ def draw(arms: Sequence[Arm], path: Path, form: str) -> None:
 def _matrix(axes: Axes, shown: View) -> None:
     """Corpora over time, each cell with its loss; colours within a corpus."""
     values = shown.values
-    filled = np.where(np.isfinite(values), values, np.nan)
-    spread = [np.ptp(c[np.isfinite(c)]) if np.isfinite(c).any() else 1.0 for c in filled.T]
-    least = [c[np.isfinite(c)].min() if np.isfinite(c).any() else 0.0 for c in filled.T]
-    heat = (filled - least) / np.maximum(spread, 1e-12)
+    known = np.ma.masked_invalid(values)
+    heat = (known - known.min(axis=0)) / np.ma.maximum(np.ma.ptp(known, axis=0), 1e-12)
     axes.imshow(heat, cmap="Oranges", aspect="auto", vmin=0, vmax=2)
     if len(shown.corpora) <= 8:
         for row, column in np.ndindex(values.shape):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from treering.analysis import cells, forgetting
 from treering.analysis.compare import Arm
+from treering.atomic import replacing
 from treering.config import Invalid
 from treering.report import comparison
 from treering.report import table as text_of
@@ -18,7 +18,7 @@ from treering.report.page import page
 def report(
     arms: Sequence[Arm], out: Path, form: str = "html", *, table: Comparison | None = None
 ) -> None:
-    """Write the report of some arms; written beside and renamed.
+    """Write the report of some arms, whole or not at all.
 
     form: "html", "png" or "svg" (charts), "csv" (a line for each run), "md" (tables); table: of
     `page.compared`, for those that show it. Raises Invalid where the folder is missing.
@@ -27,8 +27,7 @@ def report(
         raise Invalid(f"--out {out}: no such folder as {out.parent}; make it first")
     if out.is_dir():
         raise Invalid(f"--out {out}: is a folder; name a file")
-    beside = out.with_name(f".{out.name}.tmp")
-    try:
+    with replacing(out) as beside:
         if form == "html":
             beside.write_text(page(arms, table), encoding="utf-8")
         elif form == "md":
@@ -41,9 +40,6 @@ def report(
             from treering.report.figures import draw
 
             draw(arms, beside, form)
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def markdown(arms: Sequence[Arm], table: Comparison | None) -> str:
