@@ -20,9 +20,11 @@ import torch
 from common import VOCABULARY, alternate, ratio, report, synthetic
 
 from treering import config, learner, model
+from treering.forward import forward
 from treering.ledger import flops_per_token
 from treering.lengths import lengths
 from treering.loop import Rules, train
+from treering.mesh import Mesh
 from treering.methods.memories import Everything
 from treering.methods.objectives.next_token import NextToken
 from treering.methods.updates import Descent, Reptile
@@ -56,7 +58,7 @@ def arm(folder: Path, name: str) -> tuple[Callable[[], object], learner.Learner,
     layers, width = model.shape(begun)
     cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=LENGTH)
     root = model.Root(begun, NextToken())
-    run = learner.forward(root, config.Compute(), ROWS)
+    run = forward(root, config.Compute(), ROWS, Mesh())
     learns = learner.Learner(run, config.Optimizer(), flops_per_token=cost)
     update: Update = Reptile(EVERY, 0.5) if reptile else Descent()
     steps = train(learns, update, stream.batches(rule.start()), Rules(0, lambda step: 1e-4))

@@ -48,7 +48,9 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
     import torch
 
     from treering import config, model
-    from treering.learner import Learner, forward
+    from treering.forward import forward
+    from treering.learner import Learner
+    from treering.mesh import Mesh
     from treering.methods.objectives import NextToken
 
     shape = config.Model(width=16, depth=1, heads=2, mlp=32, tied=False)
@@ -63,7 +65,7 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
     ) -> Learner:
         fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
         compute = config.Compute(compile=False, precision=precision, deterministic=True)
-        call = forward(model.Root(fresh, NextToken()), compute, rows)
+        call = forward(model.Root(fresh, NextToken()), compute, rows, Mesh())
         made = Learner(call, config.Optimizer(**optimizer), flops_per_token=100.0)  # type: ignore[arg-type]
         made.set_rate(rate)
         return made

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treering import checkpoint
+from treering.mesh import Mesh
 
+ALONE = Mesh()
 TENSORS = {"weights/a": torch.arange(6.0).view(2, 3), "plan/memory.source": torch.arange(4)}
 
 
@@ -36,54 +38,64 @@ def flipped(path: Path, at: int = -1) -> None:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 7, TENSORS, {"plan": {"step": 7}}, keep=2)
-    assert checkpoint.newest(tmp_path) == (path, {"step": 7, "plan": {"step": 7}})
+    path = checkpoint.save(tmp_path, 7, TENSORS, {"plan": {"step": 7}}, keep=2, mesh=ALONE)
+    numbers = {"step": 7, "stays": False, "plan": {"step": 7}}
+    assert checkpoint.newest(tmp_path) == (path, numbers)
     found = filled()
-    checkpoint.load(path, found)
+    checkpoint.load(path, found, ALONE)
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
 @pytest.mark.parametrize("steps", [(9, 10), (99, 100), (999_999_999, 1_000_000_000)])
 def test_the_newest_is_found_by_number_not_by_name(tmp_path: Path, steps: tuple[int, int]) -> None:
     for step in steps:
-        checkpoint.save(tmp_path, step, TENSORS, {}, keep=2)
+        checkpoint.save(tmp_path, step, TENSORS, {}, keep=2, mesh=ALONE)
     (tmp_path / f"step-{steps[0]:09d}").rename(tmp_path / f"step-{steps[0]}")  # without zeros
     found = checkpoint.newest(tmp_path)
     assert found is not None and found[1]["step"] == steps[1]
-    checkpoint.save(tmp_path, steps[1] + 1, TENSORS, {}, keep=2)
+    checkpoint.save(tmp_path, steps[1] + 1, TENSORS, {}, keep=2, mesh=ALONE)
     assert names(tmp_path) == [f"step-{step:09d}" for step in (steps[1], steps[1] + 1)]
+
+
+def test_some_stay_for_good(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        stays = step in (1, 4)
+        checkpoint.save(tmp_path, step, TENSORS, {}, keep=2, stays=stays, mesh=ALONE)
+    assert names(tmp_path) == [f"step-{step:09d}" for step in (1, 4, 6, 7)]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_the_last_few_stay(tmp_path: Path, keep: int) -> None:
     for step in range(1, 6):
-        checkpoint.save(tmp_path, step, TENSORS, {}, keep=keep)
+        checkpoint.save(tmp_path, step, TENSORS, {}, keep=keep, mesh=ALONE)
         assert names(tmp_path) == [
             f"step-{s:09d}" for s in range(max(1, step - keep + 1), step + 1)
         ]
 
 
 def test_a_damaged_later_one_does_not_count_among_those_that_stay(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 9, {"weights": torch.ones(1)}, {}, keep=1)
+    checkpoint.save(tmp_path, 9, {"weights": torch.ones(1)}, {}, keep=1, mesh=ALONE)
     (tmp_path / "step-000000009" / "manifest.json").unlink()
-    checkpoint.save(tmp_path, 7, {"weights": torch.ones(1)}, {}, keep=1)
+    checkpoint.save(tmp_path, 7, {"weights": torch.ones(1)}, {}, keep=1, mesh=ALONE)
     with pytest.warns(UserWarning, match="step-000000009"):
         found = checkpoint.newest(tmp_path)
     assert found is not None and found[0].name == "step-000000007"
 
 
 def test_a_half_written_one_is_ignored_and_swept_away_by_the_next(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, 3, TENSORS, {}, keep=2)
+    checkpoint.save(tmp_path, 3, TENSORS, {}, keep=2, mesh=ALONE)
     shutil.copytree(tmp_path / "step-000000003", tmp_path / ".step-000000004.tmp")
     found = checkpoint.newest(tmp_path)
     assert found is not None and found[1]["step"] == 3
-    checkpoint.save(tmp_path, 4, TENSORS, {}, keep=2)
+    checkpoint.save(tmp_path, 4, TENSORS, {}, keep=2, mesh=ALONE)
     assert names(tmp_path) == ["step-000000003", "step-000000004"]
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint.save(tmp_path_factory.mktemp("sound"), 1, TENSORS, {"plan": {}}, keep=1)
+    return checkpoint.save(
+        tmp_path_factory.mktemp("sound"), 1, TENSORS, {"plan": {}}, keep=1, mesh=ALONE
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -117,7 +129,7 @@ def test_any_shortening_is_seen(sound: Path, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("file", [".metadata", "manifest.json", "state.json", "__0_0.distcp"])
 def test_a_missing_file_is_named(tmp_path: Path, file: str) -> None:
-    path = checkpoint.save(tmp_path, 1, TENSORS, {}, keep=1)
+    path = checkpoint.save(tmp_path, 1, TENSORS, {}, keep=1, mesh=ALONE)
     (path / file).unlink()
     with pytest.warns(UserWarning, match=rf"{path.name} is passed over: .*{file}"):
         assert checkpoint.newest(tmp_path) is None
@@ -145,7 +157,7 @@ def test_without_room_at_any_moment_the_earlier_checkpoint_stands(
     """Every call of `fsync` and `rename` in turn fails; what was there is untouched."""
     import os
 
-    checkpoint.save(tmp_path, 1, TENSORS, {}, keep=2)
+    checkpoint.save(tmp_path, 1, TENSORS, {}, keep=2, mesh=ALONE)
     before, failed = tiny.files(tmp_path), 0
     for fail_at in range(1, 50):
         disk = FullDisk(fail_at)
@@ -153,7 +165,7 @@ def test_without_room_at_any_moment_the_earlier_checkpoint_stands(
             patch.setattr(os, "fsync", disk.wrap(os.fsync))
             patch.setattr(os, "rename", disk.wrap(os.rename))
             try:
-                checkpoint.save(tmp_path, 2, TENSORS, {}, keep=2)
+                checkpoint.save(tmp_path, 2, TENSORS, {}, keep=2, mesh=ALONE)
             except OSError as error:
                 assert error.errno == errno.ENOSPC
                 failed += 1

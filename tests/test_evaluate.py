@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from treering import build, cli, config, evaluate, outcome, records, text, tokenizer
+from treering.forward import Forward
+from treering.mesh import Mesh
 from treering.store import open_store
 
 
@@ -156,21 +158,14 @@ def test_bits_per_byte_by_hand() -> None:
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             return torch.full((len(tokens),), math.log(2.0))
 
-    class Forward:
-        root = Half()
-
-        def __call__(self, tokens: np.ndarray) -> torch.Tensor:
-            return self.root(torch.from_numpy(tokens))
-
-        def micro_batches(self, tokens: np.ndarray) -> list[tuple[np.ndarray, int]]:
-            return [(tokens, len(tokens))]
-
+    half = Half()
+    forward = Forward(half, half, Mesh(), None, rows=2)  # type: ignore[arg-type]
     windows = evaluate.HeldOut("en", np.zeros((2, 3), np.int64), bytes=1 + 2 + 2 + 3)
-    found = evaluate.score(Forward(), windows)  # type: ignore[arg-type]
+    found = evaluate.score(forward, windows)
     assert found.bits_per_byte == pytest.approx(4 / 8, rel=1e-6)
     assert found.tokens == 4
     unknown = evaluate.HeldOut("en", np.zeros((2, 3), np.int64), bytes=None)
-    assert evaluate.score(Forward(), unknown).bits_per_byte is None  # type: ignore[arg-type]
+    assert evaluate.score(forward, unknown).bits_per_byte is None
 
 
 def test_a_store_without_a_sidecar_has_a_warning_and_no_bits_per_byte(

@@ -20,7 +20,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from treering import build, config, model, tokenizer, training
+from treering import build, config, model, pretrained, tokenizer, training
 from treering.config import Invalid
 from treering.ledger import flops_per_token
 
@@ -106,9 +106,9 @@ def test_gpt2_has_no_dropout_unless_asked_for(place: Path) -> None:
     def rates(found: PreTrainedModel) -> set[float]:
         return {part.p for part in found.modules() if isinstance(part, torch.nn.Dropout)}
 
-    found = model.pretrained(str(place / "gpt2"))
+    found = pretrained.load(str(place / "gpt2"))
     assert rates(found) == {0.0} and found.config.attn_pdrop == 0.0
-    assert rates(model.pretrained(str(place / "gpt2"), dropout=0.2)) == {0.2}
+    assert rates(pretrained.load(str(place / "gpt2"), dropout=0.2)) == {0.2}
     assert rates(AutoModelForCausalLM.from_pretrained(place / "gpt2")) == {0.1}
 
 
@@ -138,7 +138,7 @@ def test_weights_that_are_a_pickle_are_refused(place: Path, recipe: Path, tmp_pa
     (folder / "model.safetensors").unlink()
     torch.save(found.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(Invalid, match=r"model.from = '.*pickled': no model could be loaded"):
-        model.pretrained(str(folder))
+        pretrained.load(str(folder))
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(place: Path, tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ As a program it is the process that `Forks` forks its runs from: an import of to
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +85,7 @@ every_tokens = 576  # 9 steps
 every_tokens = 448  # 7 steps: most checkpoints lie inside a cycle of Reptile
 """
 STEPS = 50
+HANGS = 120  # seconds
 LANGUAGES = {"en": "thanoreis", "fr": "quelamoui", "de": "schbunerd"}
 Record = dict[str, Any]
 
@@ -191,18 +195,29 @@ def checkpoints(out: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Sitting:
-    """A process that runs `treering run`; what it prints goes to a file."""
+    """The processes, one for each rank, of a `treering run`; what rank 0 prints goes to `log`."""
 
-    pid: int
+    pids: list[int]
     log: Path
     forks: subprocess.Popen[str]
 
+    @property
+    def pid(self) -> int:
+        """That of rank 0."""
+        return self.pids[0]
+
     def wait(self) -> tuple[int, str]:
-        """(exit code, what it printed); the code of a killed one is negative."""
+        """(exit code, what it printed) of rank 0; the code of a killed one is negative."""
+        codes = self.codes()
+        return codes[0], self.log.read_text()
+
+    def codes(self) -> list[int]:
+        """Every rank's exit code, when all have ended."""
         assert self.forks.stdin is not None and self.forks.stdout is not None
         self.forks.stdin.write("\n")
         self.forks.stdin.flush()
-        return int(self.forks.stdout.readline()), self.log.read_text()
+        found: list[int] = json.loads(self.forks.stdout.readline())
+        return found
 
 
 class Forks:
@@ -233,24 +248,28 @@ class Forks:
         self._process.wait(timeout=60)
         self._process.stdout.close()
 
-    def start(self, out: Path, *arguments: str, limit: int | None = None) -> Sitting:
+    def start(
+        self, out: Path, *arguments: str, limit: int | None = None, ranks: int = 1
+    ) -> Sitting:
         """`treering run` in `out`; no file may grow beyond `limit` bytes, as on a full disk."""
         recipe = str(self.place / "recipe.toml")
-        return self.call("run", recipe, "--out", str(out), *arguments, limit=limit)
+        return self.call("run", recipe, "--out", str(out), *arguments, limit=limit, ranks=ranks)
 
-    def call(self, *arguments: str, limit: int | None = None) -> Sitting:
-        """A verb of the command line."""
+    def call(self, *arguments: str, limit: int | None = None, ranks: int = 1) -> Sitting:
+        """A verb of the command line; on several ranks as torchrun would start it."""
         assert self._process.stdin is not None and self._process.stdout is not None
         log = self.place / f"log-{self._count}"
         log.touch()
         self._count += 1
         line = [*arguments, "--cache", str(self.place / "cache")]
-        self._process.stdin.write(json.dumps([line, str(log), limit]) + "\n")
+        self._process.stdin.write(json.dumps([line, str(log), limit, ranks]) + "\n")
         self._process.stdin.flush()
-        return Sitting(int(self._process.stdout.readline()), log, self._process)
+        return Sitting(json.loads(self._process.stdout.readline()), log, self._process)
 
-    def run(self, out: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
-        return self.start(out, *arguments, limit=limit).wait()
+    def run(
+        self, out: Path, *arguments: str, limit: int | None = None, ranks: int = 1
+    ) -> tuple[int, str]:
+        return self.start(out, *arguments, limit=limit, ranks=ranks).wait()
 
 
 def interrupt_in_step(step: int, patch: pytest.MonkeyPatch) -> None:
@@ -284,23 +303,36 @@ def kill_after_step(sitting: Sitting, out: Path, step: int) -> None:
 
 
 def serve(place: Path) -> None:
-    """Fork a run for each line of the standard input; print its id, and its exit code."""
+    """Fork a run for each line of the standard input; print its ids, and its exit codes."""
     import torch
 
     from treering import build, config, training
+    from treering.mesh import Mesh
 
     torch.set_num_threads(1)
     recipe = config.load(place / "recipe.toml")
-    build.parts(recipe, build.data(recipe, place / "cache"))  # imports what is imported late
+    build.parts(recipe, build.data(recipe, place / "cache"), Mesh())  # imports what comes late
     assert training.run
     for line in iter(sys.stdin.readline, ""):
-        arguments, log, limit = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(forked(arguments, log, limit))
-        print(pid, flush=True)
+        arguments, log, limit, ranks = json.loads(line)
+        port, pids = free_port(), []
+        for rank in range(ranks):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                if ranks > 1:
+                    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
+                    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                os._exit(forked(arguments, log if rank == 0 else f"{log}-{rank}", limit))
+        print(json.dumps(pids), flush=True)
         sys.stdin.readline()  # not reaped before it is asked for, so that its id is no other's
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        print(json.dumps(codes), flush=True)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def forked(arguments: list[str], log: str, limit: int | None) -> int:
@@ -309,9 +341,17 @@ def forked(arguments: list[str], log: str, limit: int | None) -> int:
     with open(log, "w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    faulthandler.dump_traceback_later(HANGS, exit=True)  # what hangs shows where
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    code = cli.main(arguments)
+    try:
+        code = cli.main(arguments)
+    except SystemExit as ended:  # on all ranks but that which failed
+        print(ended)
+        code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     return code
 

@@ -10,13 +10,17 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import downstream, learner, model, schema, tokenizer, trackers
+from treering import downstream, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
-from treering.learner import Forward, Learner
+from treering.forward import Forward
+from treering.forward import forward as callable_as
+from treering.identity import identity
+from treering.learner import Learner
 from treering.ledger import flops_per_token
 from treering.lengths import lengths
 from treering.loop import Rules
+from treering.mesh import Mesh
 from treering.methods import memories, schedules, updates
 from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
@@ -25,6 +29,7 @@ from treering.protocols import Memory, Schedule, Update
 from treering.schema import construct, near
 from treering.store import Store, open_store
 from treering.stream import Stream
+from treering.weights import read
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def data(recipe: Recipe, cache: Path) -> Data:
         for name, store in zip(recipe.corpora, train, strict=True)
     }
     return Data(
-        words, tuple(train), validation, plan, lengths(plan), _identity(recipe, mark, digests)
+        words, tuple(train), validation, plan, lengths(plan), identity(recipe, mark, digests)
     )
 
 
@@ -131,18 +136,24 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
     return plan
 
 
-def parts(recipe: Recipe, given: Data) -> Parts:
+def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
     update = _update(recipe, recipe.update, "update")
     schedule = _schedule(recipe, given.steps)
-    begun = start(recipe, given)
+    begun = start(recipe, given, spread=mesh.grid is not None)
+    unread = next(begun.parameters()).is_meta
     layers, width = model.shape(begun)
     per_token = flops_per_token(
         model.count(begun)[1], layers=layers, width=width, length=recipe.length
     )
+    vocabulary = model.size(begun)
+    learner = Learner(forward(recipe, begun, mesh), recipe.optimizer, flops_per_token=per_token)
+    if unread:
+        assert recipe.model.from_ is not None
+        read(pretrained.folder(recipe.model.from_), learner.weights)
     return Parts(
-        Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
-        Learner(forward(recipe, begun), recipe.optimizer, flops_per_token=per_token),
+        Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
+        learner,
         update,
         memories.KINDS["everything"](),
         Rules(
@@ -156,10 +167,11 @@ def parts(recipe: Recipe, given: Data) -> Parts:
     )
 
 
-def forward(recipe: Recipe, begun: PreTrainedModel) -> Forward:
+def forward(recipe: Recipe, begun: PreTrainedModel, mesh: Mesh) -> Forward:
     """The root module of a model, callable as the recipe's `[compute]` says."""
     root = model.Root(begun, NextToken())
-    return learner.forward(root, recipe.compute, recipe.micro_rows)
+    rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
+    return callable_as(root, recipe.compute, rows, mesh)
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
@@ -192,19 +204,6 @@ def _open(path: str, key: str, mark: str, vocabulary: int) -> Store:
             f"{mark[:12]}; prepare it with the run's tokenizer, or name that one in [tokenizer]"
         )
     return store
-
-
-def _identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> Table:
-    table = schema.values(recipe)
-    table["corpora"] = digests
-    del table["track"]  # who looks on does not matter, nor how tasks would be scored if there were
-    free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
-    scored = table["evaluate"]
-    table["evaluate"] = {key: scored[key] for key in scored if not key.startswith(free)}
-    if "from" in table["model"]:
-        start = table["model"]["from"]
-        table["model"]["from"] = model.fingerprint(start) or start
-    return table | {"tokenizer": mark}
 
 
 def _update(recipe: Recipe, table: Table, where: str) -> Update:
@@ -242,7 +241,7 @@ def begun_from(recipe: Recipe, source: str) -> Recipe:
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, from_=source))
 
 
-def start(recipe: Recipe, given: Data) -> PreTrainedModel:
-    """The model that the recipe begins with."""
+def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
+    """The model that the recipe begins with; see `model.build`."""
     words = given.tokenizer
-    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words))
+    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)

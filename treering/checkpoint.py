@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import warnings
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,33 +24,61 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
+from treering.mesh import Mesh
+
 Numbers = dict[str, Any]
 
 
 def save(
-    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], numbers: Numbers, *, keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Numbers,
+    *,
+    keep: int,
+    stays: bool = False,
+    mesh: Mesh,
 ) -> Path:
-    """Write `folder/step-N`, then remove all but the last `keep`. Raises OSError, and leaves the
-    earlier checkpoints as they were, where there is no room."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    beside, final = folder / f".step-{step:09d}.tmp", folder / f"step-{step:09d}"
-    try:
+    """Write `folder/step-N`, then remove all but the last `keep` and those that stay for good; each
+    rank writes what lies on it. Raises OSError, and leaves the earlier checkpoints as they were,
+    where there is no room."""
+    final = place(folder, step)
+    beside = folder / f".{final.name}.tmp"
+
+    def write() -> dict[str, tuple[int, str]]:
         writer = FileSystemWriter(beside, thread_count=1)
-        _quiet(lambda: state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=True))
-        _write(beside / "state.json", {"step": step, **numbers})
-        _write(beside / "manifest.json", _digests(beside))
+        group = {"process_group": mesh.hosts} if mesh.hosts else {"no_dist": True}
+        _quiet(lambda: state_dict_saver.save(dict(tensors), storage_writer=writer, **group))
+        return _digests(beside, f"__{mesh.rank}_*")
+
+    def seal() -> None:
+        _write(beside / "state.json", {"step": step, "stays": stays, **numbers})
+        digests = _digests(beside, ".metadata") | _digests(beside, "state.json")
+        _write(beside / "manifest.json", dict(ChainMap(digests, *written)))
         shutil.rmtree(final, ignore_errors=True)  # damaged: a sound one would have been resumed
         beside.rename(final)
         _sync(folder)
+        # Later ones are damaged, or this step would not have been trained again: they don't count.
+        earlier = [path for number, path in _found(folder) if number <= step]
+        for old in [path for path in earlier if not _stays(path)][keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    try:
+        mesh.told(lambda: _clear(folder))
+        written = mesh.together(write)
+        mesh.told(seal)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        if mesh.rank == 0:
+            shutil.rmtree(beside, ignore_errors=True)
         raise
-    # Later ones are damaged, or this step would not have been trained again: they do not count.
-    for _, old in [found for found in _found(folder) if found[0] <= step][keep:]:
-        shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, without what a killed run left half written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def newest(folder: Path) -> tuple[Path, Numbers] | None:
@@ -64,9 +93,10 @@ def newest(folder: Path) -> tuple[Path, Numbers] | None:
     return None
 
 
-def load(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Fill tensors in place from a sound checkpoint."""
-    _quiet(lambda: state_dict_loader.load(dict(tensors), checkpoint_id=path, no_dist=True))
+def load(path: str | Path, tensors: Mapping[str, torch.Tensor], mesh: Mesh) -> None:
+    """Fill tensors in place from a sound checkpoint, whatever mesh it was saved on."""
+    group = {"process_group": mesh.hosts} if mesh.hosts else {"no_dist": True}
+    _quiet(lambda: state_dict_loader.load(dict(tensors), checkpoint_id=path, **group))
 
 
 def damaged(path: Path) -> str | None:
@@ -83,6 +113,18 @@ def damaged(path: Path) -> str | None:
     return None
 
 
+def place(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint after a step."""
+    return folder / f"step-{step:09d}"
+
+
+def _stays(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / "state.json").read_text()).get("stays"))
+    except (OSError, ValueError):
+        return False  # damaged
+
+
 def _found(folder: Path) -> list[tuple[int, Path]]:
     """Checkpoints, newest first, by number and not by name."""
     named = re.compile(r"step-(\d+)")
@@ -91,8 +133,8 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(m[1]), path) for m, path in both if m), reverse=True)
 
 
-def _digests(folder: Path) -> dict[str, tuple[int, str]]:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+def _digests(folder: Path, pattern: str) -> dict[str, tuple[int, str]]:
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
     return {path.name: (path.stat().st_size, _digest(path)) for path in files}
 
 

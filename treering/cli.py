@@ -18,16 +18,17 @@ from treering.config import Invalid
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code; one line of explanation goes to stderr."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
     warnings.showwarning = _warn
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         return int(options.verb(options))
     except Invalid as error:
-        print(f"treering: {error}", file=sys.stderr)
+        print(f"{_us()}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"treering: {error}; what was saved before stands: mend it and run the same command "
+        print(f"{_us()}: {error}; what was saved before stands: mend it and run the same command "
               "again", file=sys.stderr)  # fmt: skip
         return 1
     except KeyboardInterrupt:
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="FOLDER", help="paths of the recipe are relative to it")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
     run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    run.add_argument("--devices", type=int, metavar="N", help="as so many processes, by torchrun")
     run.add_argument("--fresh", action="store_true", help="keep an older folder aside, start anew")
     run.set_defaults(verb=verbs.run)
 
@@ -123,8 +125,14 @@ def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
     return demo, study
 
 
+def _us() -> str:
+    """Which of the processes that torchrun started speaks, but for the first."""
+    rank = os.environ.get("RANK", "0")
+    return "treering" if rank == "0" else f"treering, rank {rank}"
+
+
 def _warn(message: Warning | str, *where: object, **more: object) -> None:
-    print(f"treering: warning: {message}", file=sys.stderr)
+    print(f"{_us()}: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

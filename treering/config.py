@@ -125,10 +125,23 @@ class Probe:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint every `every_tokens` trained tokens and at the end; the last `keep` stay."""
+    """A checkpoint every `every_tokens` trained tokens and at phase ends. The last `keep` are kept,
+    and for good those of every `stay_every_tokens`, and of phase ends if `stay_at_phase`."""
 
     every_tokens: int | None = None
     keep: int = 2
+    stay_every_tokens: int | None = None
+    stay_at_phase: bool = False
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Weights spread over `shard` processes (absent: all there are), and that `replicate` times.
+    `timeout` = seconds after which a process that does not answer is given up."""
+
+    replicate: int = 1
+    shard: int | None = None
+    timeout: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
     probe: Probe = field(default_factory=Probe)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    mesh: Mesh = field(default_factory=Mesh)
     track: Track = field(default_factory=Track)
 
     @property
@@ -267,9 +281,17 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(
         precision in ("auto", "fp32", "bf16"), "compute.precision", precision, "auto, fp32 or bf16"
     )
-    for key in ("evaluate", "checkpoint"):
-        every = getattr(recipe, key).every_tokens
-        want(every is None or every > 0, f"{key}.every_tokens", every, "must be positive")
+    every_tokens = {
+        "evaluate.every_tokens": recipe.evaluate.every_tokens,
+        "checkpoint.every_tokens": recipe.checkpoint.every_tokens,
+        "checkpoint.stay_every_tokens": recipe.checkpoint.stay_every_tokens,
+    }
+    for key, every in every_tokens.items():
+        want(every is None or every > 0, key, every, "must be positive")
+    mesh = recipe.mesh
+    for key, number in (("replicate", mesh.replicate), ("shard", mesh.shard)):
+        want(number is None or number > 0, f"mesh.{key}", number, "must be at least 1 process")
+    want(mesh.timeout > 0, "mesh.timeout", mesh.timeout, "must be positive seconds")
     probe = recipe.probe.every
     want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")

@@ -11,6 +11,7 @@ from rich.table import Table
 from treering import build, cache, config, model
 from treering.config import Recipe
 from treering.loop import train
+from treering.mesh import Mesh
 
 STEPS = 3  # of a trial, the first of them not timed
 
@@ -24,7 +25,7 @@ def show(recipe: Recipe, cache_folder: str | None, console: Console) -> None:
     console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
     plain = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, compile=False))
-    parts = build.parts(plain, data)
+    parts = build.parts(plain, data, Mesh())
     tokens = _plan(recipe, data, console)
     learner = parts.learner
     total, _ = model.count(learner.forward.root.model)

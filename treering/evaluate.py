@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from treering.config import Invalid
-from treering.learner import Forward, Learner
+from treering.forward import Forward
+from treering.learner import Learner
 from treering.store import Store
 
 
@@ -78,12 +79,13 @@ def scores(
 
 @torch.no_grad()
 def score(forward: Forward, text: HeldOut) -> Score:
-    """Mean loss over all predictions of the windows, summed in float64."""
+    """Mean loss over all predictions of the windows, summed in float64; each rank has its rows."""
     forward.root.eval()
     losses = [
         forward(tokens)[:rows].double() for tokens, rows in forward.micro_batches(text.tokens)
     ]
-    loss = float(torch.cat(losses).mean())
+    forward.settle()
+    loss = float(forward.mesh.sum(torch.cat(losses).sum()) / len(text.tokens))
     predicted = len(text.tokens) * (text.tokens.shape[1] - 1)
     bits = loss * predicted / math.log(2)
     return Score(loss, bits / text.bytes if text.bytes else None, predicted)

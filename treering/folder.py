@@ -7,43 +7,52 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from treering import records
 from treering.config import Invalid, Table
+from treering.mesh import Mesh
 from treering.schema import differences
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[bool]:
+def locked(out: Path, mesh: Mesh) -> Iterator[bool]:
     """Hold the folder's lock, where it exists; yields whether it does.
 
-    It is the folder itself that is locked (flock), so nothing is left behind. Raises Invalid where
-    another run holds it.
+    It is the folder itself that rank 0 locks (flock), so nothing is left behind. Raises Invalid
+    where another run holds it.
     """
-    if out.exists() and not out.is_dir():
-        raise Invalid(f"--out {out}: is a file; name a folder")
-    if not out.exists():
-        yield False
-        return
-    handle = os.open(out, os.O_RDONLY)
+    handles: list[int] = []
+
+    def lock() -> bool:
+        if out.exists() and not out.is_dir():
+            raise Invalid(f"--out {out}: is a file; name a folder")
+        if not out.exists():
+            return False
+        handles.append(os.open(out, os.O_RDONLY))
+        try:
+            fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Invalid(f"--out {out}: another run is using it; wait, or name another") from None
+        return True
+
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise Invalid(f"--out {out}: another run is using it; wait, or name another") from None
-    try:
-        yield True
+        yield mesh.told(lock)
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
 
 
-def set_aside(out: Path) -> Path:
-    """Rename a folder to the first free `NAME.old-K`."""
-    k = 1
-    while (aside := out.with_name(f"{out.name}.old-{k}")).exists():
-        k += 1
-    return out.rename(aside)
+def make(out: Path, *, fresh: bool) -> Path | None:
+    """Make the folder; a `fresh` one in the place of an older, which is renamed to the first free
+    `NAME.old-K`, and returned."""
+    aside: Path | None = None
+    if fresh and out.exists():
+        names = (out.with_name(f"{out.name}.old-{k}") for k in count(1))
+        aside = out.rename(next(name for name in names if not name.exists()))
+    out.mkdir(parents=True, exist_ok=True)
+    return aside
 
 
 def check(out: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 from treering import model, schema
 from treering.build import Data
 from treering.config import Recipe
-from treering.learner import Forward, Learner
+from treering.forward import Forward
+from treering.learner import Learner
 
 
 def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
 
 def _machine(forward: Forward) -> dict[str, Any]:
     versions = {name: _version(name) for name in ("treering", "torch", "transformers", "numpy")}
-    on_gpu = forward.device.type == "cuda"
+    on_gpu = forward.mesh.device.type == "cuda"
     return {
         "versions": versions | {"python": platform.python_version()},
         "commit": _commit(),
@@ -44,6 +45,7 @@ def _machine(forward: Forward) -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if on_gpu else _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": forward.mesh.world,
             "precision": "bf16" if forward.dtype is not None else "fp32",
         },
     }

@@ -20,8 +20,9 @@ PENDING = 32  # steps that may wait; a kill loses no more records than the resum
 class Journal:
     """`records.jsonl` with the last few steps still to be written."""
 
-    def __init__(self, path: Path, phases: list[str]) -> None:
-        self._records = Records(path)
+    def __init__(self, path: Path | None, phases: list[str]) -> None:
+        """Without a path (on all ranks but the first) nothing is kept."""
+        self._records = Records(path) if path else None
         self._phases = phases
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
         self.mirrors: Sequence[Mirror] = ()
@@ -29,7 +30,8 @@ class Journal:
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
         """Note a step that took `took` seconds; `ledger` and `seconds` are cumulative."""
-        self._pending.append((done, ledger, took, seconds))
+        if self._records is not None:
+            self._pending.append((done, ledger, took, seconds))
         if len(self._pending) >= PENDING:
             self.flush()
 
@@ -53,15 +55,18 @@ class Journal:
     def sync(self) -> None:
         """Return when all records lie on the disk."""
         self.flush()
-        self._records.sync()
+        if self._records is not None:
+            self._records.sync()
 
     def close(self) -> None:
-        self._records.close()
+        if self._records is not None:
+            self._records.close()
         for mirror in self.mirrors:
             mirror.close()
 
     def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
-        self._records.append(kind, fields)
+        if self._records is not None:
+            self._records.append(kind, fields)
         for mirror in self.mirrors:
             mirror.write(kind, fields)
 

@@ -3,81 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from treering import config
 from treering import optimizer as inner
 from treering.batch import Batch
-from treering.config import Invalid
-from treering.model import Root
+from treering.forward import Forward
+from treering.mesh import whole
 from treering.protocols import Metrics, Update
-
-
-@dataclass(frozen=True)
-class Forward:
-    """The root module as it is called: compiled or not, in the run's precision, on its device.
-
-    `rows` is the micro-batch: every call has exactly that many rows, so that shapes stay static.
-    """
-
-    root: Root
-    call: Callable[[torch.Tensor], torch.Tensor]
-    device: torch.device
-    dtype: torch.dtype | None  # of autocast; None is fp32 throughout
-    rows: int
-
-    def __call__(self, tokens: NDArray[np.int64]) -> torch.Tensor:
-        """int64[rows, length + 1] -> loss of each row in nats/token, float32[rows]."""
-        assert len(tokens) == self.rows
-        on_device = torch.from_numpy(tokens).to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self.call(on_device)
-
-    def micro_batches(self, tokens: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], int]]:
-        """Rows cut into micro-batches, each with its number of true rows; the last is filled up
-        with copies of its first row, which get weight 0."""
-        parts = []
-        for start in range(0, len(tokens), self.rows):
-            part = tokens[start : start + self.rows]
-            filled = np.concatenate([part, np.repeat(part[:1], self.rows - len(part), axis=0)])
-            parts.append((filled, len(part)))
-        return parts
-
-
-def forward(root: Root, compute: config.Compute, rows: int) -> Forward:
-    """Put the root module on the machine's device and make it callable as the recipe says.
-
-    Deterministic algorithms are a switch of the whole process in torch; it is set here.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_cpu = device.type == "cpu"
-    deterministic = on_cpu if compute.deterministic is None else compute.deterministic
-    if deterministic and not on_cpu:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-    torch.use_deterministic_algorithms(deterministic)
-    root.to(device)
-    call = torch.compile(root, dynamic=False) if compute.compile else root
-    return Forward(root, call, device, _precision(compute.precision, device), rows)
-
-
-def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported()
-    else:  # without AVX-512 BF16 or AMX the CPU emulates bf16, slower than fp32
-        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if wanted == "fp32" or (wanted == "auto" and not able):
-        return None
-    if device.type == "cuda" and not able:
-        raise Invalid("compute.precision = 'bf16': this device has no bf16; use 'fp32' or 'auto'")
-    return torch.bfloat16
 
 
 class Learner:
@@ -96,6 +33,11 @@ class Learner:
         self._clip = optimizer.clip
         self.flops_per_token = flops_per_token
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """`params` by their names in the model."""
+        return dict(zip(self.names, self.params, strict=True))
+
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next `apply`."""
         for group in self.optimizer.param_groups:
@@ -104,21 +46,24 @@ class Learner:
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the mean loss over the batch's rows, micro-batch by micro-batch.
 
-        Losses are summed over rows and divided by the count of the whole batch.
+        Losses are summed over this rank's rows and divided by the count of the whole batch.
         """
-        self.forward.root.train()
+        forward = self.forward
+        forward.root.train()
         kept = []
-        for tokens, rows in self.forward.micro_batches(batch.tokens):
-            losses = self.forward(tokens)[:rows]
+        for tokens, rows in forward.micro_batches(batch.tokens):
+            losses = forward(tokens)[:rows]
             (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
             kept.append(losses.detach())
         losses = torch.cat(kept)
-        fresh = int((~batch.replayed).sum())  # fresh rows come first
+        own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
+        sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))
+        replayed = int(batch.replayed.sum())
         return Metrics(
-            loss=losses.mean(),
-            fresh_loss=losses[:fresh].mean() if fresh else self._nan(),
-            replayed_loss=losses[fresh:].mean() if fresh < len(batch) else self._nan(),
-            grad_norm=self._nan(),
+            loss=sums.sum() / len(batch),
+            fresh_loss=sums[0] / (len(batch) - replayed),  # NaN where there are none
+            replayed_loss=sums[1] / replayed,
+            grad_norm=torch.full_like(sums[0], math.nan),
             training_flops=batch.predicted * self.flops_per_token,
         )
 
@@ -129,7 +74,7 @@ class Learner:
             nn.utils.clip_grads_with_norm_(self.params, self._clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return whole(norm)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
         """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
@@ -141,8 +86,7 @@ class Learner:
 
     def dot(self, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
         """The inner product of two lists of tensors shaped like the parameters, float64[]."""
-        pairs = zip(one, other, strict=True)
-        return torch.stack([torch.sum(a.double() * b.double()) for a, b in pairs]).sum()
+        return self.forward.mesh.dot(zip(one, other, strict=True))
 
     @contextmanager
     def standing_in(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
@@ -168,9 +112,6 @@ class Learner:
         moments = inner.state(self.optimizer, self.params)
         weights = {"weights": [param.detach() for param in self.params]}
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
-
-    def _nan(self) -> torch.Tensor:
-        return torch.full((), math.nan, device=self.forward.device)
 
 
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:

@@ -5,27 +5,15 @@ Shape suffixes: B rows, L length, V vocabulary.
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import os
-import shutil
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from treering import config
+from treering import config, pretrained
 from treering.config import Invalid
 from treering.protocols import Objective
 from treering.rng import key
@@ -59,13 +47,17 @@ class Root(nn.Module):
         return self.objective(self.model, tokens_BL1)
 
 
-def build(recipe: config.Recipe, vocabulary: int, end_of_text: int) -> PreTrainedModel:
-    """The model that a recipe starts from, in fp32, on the CPU, with its dropout set."""
+def build(
+    recipe: config.Recipe, vocabulary: int, end_of_text: int, *, spread: bool = False
+) -> PreTrainedModel:
+    """The model that a recipe starts from, in fp32, on the CPU, with its dropout set. One that will
+    be spread over ranks comes without its pretrained weights, for `weights.read` to fill in."""
     wanted = recipe.model
     if wanted.from_ is None:
         settings = llama(wanted, vocabulary, recipe.length, end_of_text)
         return fresh(settings, recipe.seed)
-    model = pretrained(wanted.from_, dropout=wanted.dropout, remote_code=wanted.remote_code)
+    load = pretrained.described if spread else pretrained.load
+    model = load(wanted.from_, dropout=wanted.dropout, remote_code=wanted.remote_code)
     if size(model) < vocabulary:
         raise Invalid(
             f"model.from = {wanted.from_!r}: its vocabulary of {size(model)} is smaller than the "
@@ -108,44 +100,6 @@ def llama(
     )
 
 
-def pretrained(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model from a folder or the hub, safetensors only, in fp32.
-
-    Raises Invalid where there is none. Dropout is set in the model, whatever its config says.
-    """
-    try:
-        settings = AutoConfig.from_pretrained(source, trust_remote_code=remote_code)
-        for name in _dropouts(settings):
-            setattr(settings, name, dropout)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=settings,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=remote_code,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise Invalid(f"model.from = {source!r}: no model could be loaded ({reason})") from error
-    return model
-
-
-def fingerprint(source: str | None) -> str | None:
-    """A digest of a model folder's config and weights (sizes, first and last MiB of each file), so
-    that a run is resumed with the model that it began with. None for a hub id or a fresh model."""
-    if source is None or not (Path(source) / "config.json").is_file():
-        return None
-    digest = hashlib.sha256((Path(source) / "config.json").read_bytes())
-    for path in sorted(Path(source).glob("*.safetensors")):
-        with open(path, "rb") as file:
-            length = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            digest.update(str(length).encode() + file.read(2**20))
-            file.seek(max(0, length - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()
-
-
 def size(model: PreTrainedModel) -> int:
     """Ids that the model can embed."""
     table = model.get_input_embeddings().weight
@@ -168,25 +122,10 @@ def shape(model: PreTrainedModel) -> tuple[int, int]:
     return int(text.num_hidden_layers), int(text.hidden_size)
 
 
-def export(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, card: str
-) -> None:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` opens: weights as they stand, in
-    fp32, tokenizer, model card. Written beside and renamed; an older export is replaced."""
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # of one killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        model.save_pretrained(beside, safe_serialization=True)
-        tokenizer.save_pretrained(beside)
-        (beside / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    except SafetensorError as error:  # how it says that a disk is full
-        raise OSError(f"{folder}: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that transformers says must not be split."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _sizes(wanted: config.Model) -> tuple[int, int, int, int, bool]:
@@ -202,9 +141,3 @@ def _sizes(wanted: config.Model) -> tuple[int, int, int, int, bool]:
     depth, width, heads = sizes
     mlp = wanted.mlp or preset[3] or 4 * width
     return depth, width, heads, mlp, preset[4] if wanted.tied is None else wanted.tied
-
-
-def _dropouts(settings: PreTrainedConfig) -> list[str]:
-    """GPT-2 calls them attn_pdrop, Llama attention_dropout, others hidden_dropout."""
-    fields: dict[str, Any] = settings.to_dict()
-    return [n for n, v in fields.items() if "drop" in n and isinstance(v, float | int)]

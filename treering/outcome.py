@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from treering import build, checkpoint, config, downstream, model, tokenizer
+from treering import build, checkpoint, config, downstream, pretrained, tokenizer
 from treering.analysis import forgetting
 from treering.atomic import replacing
 from treering.config import Evaluate, Invalid, Recipe, Table
 from treering.downstream import TaskScore
 from treering.evaluate import Score, score
+from treering.learner import Learner
+from treering.mesh import Mesh, joined
 from treering.records import read
 from treering.report.card import card
 
@@ -35,8 +37,9 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
         recipe = build.begun_from(recipe, source)
     data = build.data(recipe, cache)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
-    forward = build.forward(recipe, found)
-    return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
+    with joined(config.Mesh()) as mesh:
+        forward = build.forward(recipe, found, mesh)
+        return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
 
 
 def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -> list[TaskScore]:
@@ -56,7 +59,7 @@ def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -
         found, words = of_run(folder, recipe, data), data.tokenizer
     else:
         remote_code = recipe is not None and recipe.model.remote_code
-        found = model.pretrained(source, remote_code=remote_code)
+        found = pretrained.load(source, remote_code=remote_code)
         words = tokenizer.load(source, remote_code=remote_code)
     found = found.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     return list(downstream.load(wanted, words).scores(found).scores)
@@ -74,18 +77,24 @@ def export(run: str, out: Path, cache: Path) -> int:
     found = of_run(folder, recipe, data)
     text = card(recipe, forgetting.summary(read(folder)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    model.export(found, data.tokenizer, out, card=text)
+    pretrained.export(found, data.tokenizer, out, card=text)
     return _newest(folder)[1]
 
 
-def finish(recipe: Recipe, data: build.Data, found: PreTrainedModel, out: Path) -> Table:
+def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Table:
     """Export a finished run's model and write its summary, the last of its files: where it is, the
-    run is finished."""
-    summary = forgetting.summary(read(out))
-    model.export(found, data.tokenizer, out / "model", card=card(recipe, summary))
-    with replacing(out / "summary.json") as beside:
-        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-        beside.write_text(text, encoding="utf-8")
+    run is finished. All ranks must call it."""
+    forward = learner.forward
+    mesh = forward.mesh
+    summary: Table = mesh.told(lambda: forgetting.summary(read(out)))
+    spread = None if mesh.grid is None else learner.weights
+    text = card(recipe, summary)
+    found = forward.root.model
+    pretrained.export(found, data.tokenizer, out / "model", card=text, spread=spread, mesh=mesh)
+    if mesh.rank == 0:
+        with replacing(out / "summary.json") as beside:
+            text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+            beside.write_text(text, encoding="utf-8")
     return summary
 
 
@@ -93,7 +102,7 @@ def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:
     """A run's model with the weights of its newest sound checkpoint."""
     found = build.start(recipe, data)
     weights = {f"weights/{name}": param.detach() for name, param in found.named_parameters()}
-    checkpoint.load(_newest(folder)[0], weights)
+    checkpoint.load(_newest(folder)[0], weights, Mesh())
     return found
 
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
-from treering import build, cache, checkpoint, config, folder, model, outcome, position, records
+from treering import build, cache, config, folder, model, outcome, records
 from treering.batch import Batch
 from treering.config import Recipe, Table
 from treering.evaluate import scores
 from treering.header import header
 from treering.interruption import interruption
 from treering.journal import Journal
-from treering.learner import tensors
 from treering.ledger import Ledger
 from treering.loop import train
+from treering.mesh import joined
 from treering.position import State
 from treering.probe import probe, probing
 from treering.report.live import Live, Progress
+from treering.saving import Saver
 from treering.trackers import mirrors
 
 
@@ -44,22 +41,30 @@ def run(
     Raises Invalid for bad input before anything is written, KeyboardInterrupt after Ctrl-C, when
     all is saved, and OSError where the disk is full.
     """
-    out, live = Path(out), Live(console or Console(stderr=True))
+    out = Path(out)
     build.check_extras(recipe)
-    with folder.locked(out) as existed:
-        folder.check(out)
-        data = build.data(recipe, cache.cache_folder(cache_folder))
-        if not fresh:
-            folder.compare(out, data.identity)
-            if folder.finished(out):
+    with joined(recipe.mesh) as mesh:
+        live = Live(console or Console(stderr=True, quiet=mesh.rank > 0))
+        with folder.locked(out, mesh) as existed:
+            data = mesh.first(lambda: _data(recipe, out, cache_folder, fresh=fresh))
+            if not fresh and mesh.told(lambda: folder.finished(out)):
                 live.say(f"{out} is finished: its summary is in {out / 'summary.json'}")
                 return folder.summary(out)
-        parts = build.parts(recipe, data)
-        if fresh and out.exists():
-            live.say(f"the old folder is kept as {folder.set_aside(out)}")
-        out.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if existed and not fresh else folder.locked(out), live:
-            return Run(recipe, data, parts, out, live).walk()
+            parts = build.parts(recipe, data, mesh)
+            aside = mesh.told(lambda: folder.make(out, fresh=fresh))
+            if aside:
+                live.say(f"the old folder is kept as {aside}")
+            with nullcontext() if existed and not fresh else folder.locked(out, mesh), live:
+                return Run(recipe, data, parts, out, live).walk()
+
+
+def _data(recipe: Recipe, out: Path, cache_folder: str | None, *, fresh: bool) -> build.Data:
+    """What the run reads, if the folder is one for it."""
+    folder.check(out)
+    data = build.data(recipe, cache.cache_folder(cache_folder))
+    if not fresh:
+        folder.compare(out, data.identity)
+    return data
 
 
 class Run:
@@ -69,29 +74,39 @@ class Run:
         self, recipe: Recipe, data: build.Data, parts: build.Parts, out: Path, live: Live
     ) -> None:
         self.recipe, self.data, self.parts, self.out, self.live = recipe, data, parts, out, live
+        self.mesh = parts.learner.forward.mesh
         self.ledger = Ledger()
         self.state = data.planner.start()
         self.earlier, self.began = 0.0, time.monotonic()  # seconds of earlier sittings; of this one
-        found = checkpoint.newest(out / "checkpoints")
+        to = out / "checkpoints"
+        self.saver = Saver(to, parts.learner, parts.update, recipe.checkpoint)
+        found = self.saver.restore(self.state)
         if found:
-            self._restore(*found)
-        records.cut(out / "records.jsonl", self.state.step if found else -1)
-        self.journal = Journal(out / "records.jsonl", [phase.name for phase in recipe.phases])
+            self.state, numbers, path = found
+            self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
+            live.say(f"resuming after step {self.state.step} from {path}")
+        writes = out / "records.jsonl" if self.mesh.rank == 0 else None
+        if writes:
+            records.cut(writes, self.state.step if found else -1)
+        self.journal = Journal(writes, [phase.name for phase in recipe.phases])
 
     def walk(self) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
-        (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
+        if self.mesh.rank == 0:
+            (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
         with interruption() as interrupted:
             try:
-                self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
+                if self.mesh.rank == 0:
+                    self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
                 self.journal.write("header", header(self.recipe, self.data, self.parts.learner))
                 total, _ = model.count(self.parts.learner.forward.root.model)
                 compiles = "; the first step compiles" if self.recipe.compute.compile else ""
                 self.live.say(f"{total:,} parameters, {sum(self.data.steps):,} steps{compiles}")
                 if self.state.step == 0:
                     self._score("base")
-                self._train(interrupted)
-                if interrupted.is_set():
+                ended = self._train(interrupted)
+                self.saver.wait()
+                if not ended:
                     raise KeyboardInterrupt
                 return self._finish()
             except BaseException as error:
@@ -99,9 +114,11 @@ class Run:
                 self._end("interrupted" if stopped else "failed")
                 raise
             finally:
+                self.saver.close()
                 self.journal.close()
 
-    def _train(self, interrupted: threading.Event) -> None:
+    def _train(self, interrupted: threading.Event) -> bool:
+        """Whether it came to the end of the run, rather than to an interruption."""
         parts, mark = self.parts, time.monotonic()
         batches = parts.stream.batches(self.state)
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
@@ -113,14 +130,17 @@ class Run:
             ends = done.batch.ends_phase
             if ends or self._due(before, self.recipe.evaluate.every_tokens):
                 self._score(phase, ends=ends)
-            every = self.recipe.checkpoint.every_tokens
-            if ends or interrupted.is_set() or self._due(before, every):
-                self._save()
+            policy, stop = self.recipe.checkpoint, self.mesh.any(interrupted.is_set())
+            stays = self._due(before, policy.stay_every_tokens) or (ends and policy.stay_at_phase)
+            if ends or stop or stays or self._due(before, policy.every_tokens):
+                self._save(stays=stays)
+            self.saver.check()
             if self.live.wants():
                 self._show(phase)
-            if interrupted.is_set():
-                return
+            if stop:
+                return False
             mark = time.monotonic()
+        return True
 
     def _probe(self, batch: Batch, before: State) -> None:
         learner = self.parts.learner
@@ -161,36 +181,16 @@ class Run:
                 self.journal.write("task", place | dataclasses.asdict(task))
             self.ledger = self.ledger.evaluation(tasks.tokens * learner.flops_per_token / 3)
 
-    def _save(self) -> None:
+    def _save(self, *, stays: bool) -> None:
         self.journal.sync()
-        numbers, arrays = position.save(self.state)
-        content = {
-            "plan": numbers,
-            "ledger": dataclasses.asdict(self.ledger),
-            "update": self.parts.update.counters(),
-            "seconds": self._seconds(),
-        }
-        to, keep = self.out / "checkpoints", self.recipe.checkpoint.keep
-        path = checkpoint.save(to, self.state.step, self._named(arrays), content, keep=keep)
-        name = str(path.relative_to(self.out))
-        self.journal.write("checkpoint", {"step": self.state.step, "path": name})
-
-    def _restore(self, path: Path, numbers: Table) -> None:
-        arrays = {name: array.copy() for name, array in position.save(self.state)[1].items()}
-        checkpoint.load(path, self._named(arrays))  # fills the arrays in place
-        self.state = position.restore(numbers["plan"], arrays)
-        self.parts.update.restore(numbers["update"])
-        self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
-        self.live.say(f"resuming after step {self.state.step} from {path}")
-
-    def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:
-        plans = {f"plan/{name}": torch.from_numpy(array) for name, array in arrays.items()}
-        return tensors(self.parts.learner, self.parts.update) | plans
+        numbers = {"ledger": dataclasses.asdict(self.ledger), "seconds": self._seconds()}
+        path = self.saver.save(self.state, numbers, stays=stays)
+        place = {"step": self.state.step, "path": str(path.relative_to(self.out))}
+        self.journal.write("checkpoint", place)
 
     def _finish(self) -> Table:
         self._end("finished")
-        found = self.parts.learner.forward.root.model
-        return outcome.finish(self.recipe, self.data, found, self.out)
+        return outcome.finish(self.recipe, self.data, self.parts.learner, self.out)
 
     def _end(self, reason: str) -> None:
         """The last record of a sitting; left out on a full disk, of which the user hears anyway."""

@@ -60,12 +60,20 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise Invalid("--out is missing: name the run's folder")
+    if options.devices is not None:
+        from treering.launch import launch
+        from treering.mesh import fit
+
+        fit(recipe.mesh, options.devices)
+        at = options.arguments.index("--devices")
+        return launch(options.devices, options.arguments[:at] + options.arguments[at + 2 :])
     from treering import training
     from treering.report.table import show
 
     summary = training.run(recipe, options.out, fresh=options.fresh, cache_folder=options.cache)
-    show(summary, console)
-    print(f"the model is in {Path(options.out) / 'model'}")
+    if os.environ.get("RANK", "0") == "0":
+        show(summary, console)
+        print(f"the model is in {Path(options.out) / 'model'}")
     return 0
 
 

@@ -1,0 +1,211 @@
+"""Two ranks are one: the same plan, the same weights to rounding, checkpoints for one another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import on_ranks
+import pytest
+import tiny
+import torch
+from safetensors.numpy import load_file
+from test_model import KINDS
+from tiny import STEPS, Forks, assert_same_run, kill_after_step, story
+from transformers import AutoModelForCausalLM
+
+from treering import build, config, records
+
+CLOSE = 1e-5  # of fp32 sums in another order, after 50 steps
+ROUNDED = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "bits_per_byte", "dot", "cosine",
+           "earlier_cosine", "fresh_norm", "earlier_norm")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forks(place: Path) -> Iterator[Forks]:
+    with Forks(place) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def one(forks: Forks) -> Path:
+    out = forks.place / "one"
+    assert forks.run(out)[0] == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def two(forks: Forks) -> Path:
+    out = forks.place / "two"
+    code, log = forks.run(out, ranks=2)
+    assert code == 0, log
+    return out
+
+
+def assert_same_to_rounding(
+    out: Path, other: Path, least: int = STEPS, close: float = CLOSE
+) -> None:
+    """The same steps of the same samples; losses, norms and weights to rounding."""
+    found, wanted = story(out), story(other)
+    assert len(found) == len(wanted) and len(found) > least
+    for a, b in zip(found, wanted, strict=True):
+        assert a.keys() == b.keys()
+        for name, value in a.items():
+            if name in ROUNDED and value is not None:
+                near = 10 * close if name == "grad_norm" else close
+                assert value == pytest.approx(b[name], rel=near, abs=near)
+            else:
+                assert value == b[name], name
+    weights, others = (
+        load_file(out / "model/model.safetensors"),
+        load_file(other / "model/model.safetensors"),
+    )
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight, others[name], atol=close)
+
+
+def test_two_ranks_do_what_one_does(one: Path, two: Path) -> None:
+    """MER over a reservoir in fp32: replay, Reptile, clipping, both phases, held-out losses."""
+    assert_same_to_rounding(two, one)
+    header = next(record for record in records.read(two) if record["kind"] == "header")
+    assert header["hardware"]["processes"] == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
+def test_a_killed_run_goes_on_with_another_number_of_ranks(
+    forks: Forks, one: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """From the checkpoint after step 18, within Reptile's cycle, the reservoir as it was."""
+    out = tmp_path / "run"
+    kill_after_step(forks.start(out, ranks=before), out, 20)
+    code, log = forks.run(out, ranks=after)
+    assert code == 0, log
+    assert "resuming after step" in log
+    assert_same_to_rounding(out, one)
+
+
+def test_a_rank_killed_within_a_save_loses_nothing(forks: Forks, two: Path, tmp_path: Path) -> None:
+    out, found = tmp_path / "run", 0
+    for rank in (1, 0, 1):
+        sitting = forks.start(out, ranks=2)
+        half = wait_for_half_written(out)
+        for pid in (sitting.pids[rank], sitting.pids[1 - rank]):  # torchrun ends the other
+            os.kill(pid, signal.SIGKILL)
+        sitting.codes()
+        found += half and any((out / "checkpoints").glob(".step-*.tmp"))
+    code, log = forks.run(out, ranks=2)
+    assert code == 0, log
+    assert found, "not one kill fell into a save"
+    assert_same_run(out, two)
+
+
+def wait_for_half_written(out: Path) -> bool:
+    """Whether a checkpoint is being written; waits for one."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if any((out / "checkpoints").glob(".step-*.tmp/__1_0.distcp")):
+            return True
+    return False
+
+
+VARIED = {
+    "replicated": ("mesh.replicate=2",),
+    "rows that do not divide": ("batch.tokens=48", "batch.micro=16"),
+    "one row for two ranks": ("batch.tokens=16", "batch.micro=16", "replay.share=0.0"),
+    "online": ("update={kind='per_sample'}", "batch.micro=16"),
+    "averages": ("update={kind='average', decays=[0.5, 0.9]}",),
+    "probe": ("probe.every=5",),
+    "sgd, reset": ("optimizer.kind='sgd'", "optimizer.at_phase='reset'"),
+    "nested": ("update={kind='reptile', every=3, rate=0.5, anchor='cpu', inner={kind='reptile', "
+               "every=2, rate=0.3}}",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_two_ranks_do_what_one_does_whatever_is_asked(
+    forks: Forks, tmp_path: Path, name: str
+) -> None:
+    short = [f"--set={key}" for key in (*VARIED[name], "phases.0.tokens=640",
+                                       "phases.1.tokens=640")]  # fmt: skip
+    alone = [key for key in short if "mesh" not in key]
+    for ranks, out, sets in ((1, "one", alone), (2, "two", short)):
+        code, log = forks.run(tmp_path / out, *sets, ranks=ranks)
+        assert code == 0, log
+    assert_same_to_rounding(tmp_path / "two", tmp_path / "one", least=15, close=5 * CLOSE)
+
+
+def test_processes_that_do_not_make_up_the_mesh_are_refused(forks: Forks, tmp_path: Path) -> None:
+    sitting = forks.start(tmp_path / "run", "--set=mesh.replicate=3", ranks=2)
+    assert sitting.codes() == [2, 2]
+    assert "mesh = { replicate = 3, shard = 1 }: needs 3 processes" in sitting.log.read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_rank_0_refuses_ends_the_others_quietly(
+    forks: Forks, two: Path, tmp_path: Path
+) -> None:
+    sitting = forks.start(two, "--set=seed=2", ranks=2)
+    assert sitting.codes() == [2, 1]
+    assert "the recipe changed: seed: 1 -> 2" in sitting.log.read_text()
+    assert not tiny.files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def program(place: Path) -> subprocess.CompletedProcess[str]:
+    """on_ranks.py by torchrun, in a place with pretrained models of several kinds, in bf16."""
+    recipe = config.load(place / "recipe.toml")
+    words = build.data(recipe, place / "cache").tokenizer
+    for name, settings in KINDS.items():
+        torch.manual_seed(3)
+        made = AutoModelForCausalLM.from_config(settings()).to(torch.bfloat16)
+        made.save_pretrained(place / name, max_shard_size="8KB")
+        words.save_pretrained(str(place / name))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", on_ranks.__file__, str(place)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=environment, timeout=300, capture_output=True, text=True, check=False
+    )
+
+
+def test_weights_are_read_by_rows_written_by_files_and_never_gathered_to_be_changed(
+    program: subprocess.CompletedProcess[str],
+) -> None:
+    """on_ranks.py: evaluation, inner products, loading, writing."""
+    assert program.returncode == 0, program.stderr
+
+
+@pytest.mark.parametrize("kind", on_ranks.CONTINUED)
+def test_two_ranks_continue_a_pretrained_model_as_one_does(
+    program: subprocess.CompletedProcess[str], place: Path, tmp_path: Path, kind: str
+) -> None:
+    tiny.run(
+        place / "recipe.toml", tmp_path, on_ranks.begin_with(place, kind), "phases.0.tokens=640"
+    )
+    # GPT-2's keys have biases without gradient: Adam makes steps of the rounding alone.
+    assert_same_to_rounding(place / f"two-{kind}", tmp_path, least=30, close=5 * CLOSE)
+    said = f"{kind}': its files must be converted" in program.stderr
+    assert said == (kind == on_ranks.CONVERTED)
+
+
+def test_devices_are_torchrun(forks: Forks, two: Path, tmp_path: Path) -> None:
+    """`--devices 2` from a shell; a mesh that does not fit is told once."""
+    command = [sys.executable, "-m", "treering", "run", str(forks.place / "recipe.toml")]
+    command += ["--out", str(tmp_path / "run"), "--cache", str(forks.place / "cache")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for more, code in ((["--set=mesh.shard=3"], 2), ([], 0)):
+        done = subprocess.run(
+            [*command, "--devices", "2", *more], env=environment, timeout=120,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert done.stderr.count("needs 3 processes") == (code == 2)
+    assert done.stdout.count("the model is in") == 1
+    assert_same_run(tmp_path / "run", two)

@@ -1,0 +1,89 @@
+"""The root module as it is called: on its device, sharded, compiled, in the run's precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.distributed.fsdp import FSDPModule
+
+from treering import config
+from treering.config import Invalid
+from treering.mesh import Mesh
+from treering.model import Root, blocks
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The root module as it is called: compiled or not, in the run's precision, on its device.
+
+    `rows` is the micro-batch: every call has exactly that many rows, so that shapes stay static.
+    """
+
+    root: Root
+    call: Callable[[torch.Tensor], torch.Tensor]
+    mesh: Mesh
+    dtype: torch.dtype | None  # of autocast; None is fp32 throughout
+    rows: int
+
+    def __call__(self, tokens: NDArray[np.int64]) -> torch.Tensor:
+        """int64[rows, length + 1] -> loss of each row in nats/token, float32[rows]."""
+        assert len(tokens) == self.rows
+        device = self.mesh.device
+        on_device = torch.from_numpy(tokens).to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.call(on_device)
+
+    def settle(self) -> None:
+        """After calls without a backward pass: let the root go of the weights that it gathered.
+        Else `model.parameters()` were these, and what is written meanwhile would not be seen."""
+        if isinstance(self.root, FSDPModule):
+            self.root.reshard()
+
+    def micro_batches(self, tokens: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """This rank's rows cut into micro-batches, each with its number of true rows; what is left
+        is filled up with copies of the first row, which get weight 0. Every rank has as many."""
+        mine = tokens[self.mesh.rows]
+        for start in range(0, self.mesh.most(len(tokens)), self.rows):
+            part = mine[start : start + self.rows]
+            filled = np.concatenate([part, np.repeat(tokens[:1], self.rows - len(part), axis=0)])
+            yield filled, len(part)
+
+
+def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forward:
+    """Put the root module on its device, spread over the ranks, callable as the recipe says.
+
+    Deterministic algorithms are a switch of the whole process in torch; it is set here.
+    """
+    on_cpu = mesh.device.type == "cpu"
+    deterministic = on_cpu if compute.deterministic is None else compute.deterministic
+    if deterministic and not on_cpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(deterministic)
+    dtype = _precision(compute.precision, mesh.device)
+    call: Callable[[torch.Tensor], torch.Tensor] = root
+    if mesh.grid is None:
+        root.to(mesh.device)
+        call = torch.compile(root, dynamic=False) if compute.compile else root
+    else:  # what gathers weights lies between the blocks, so each is a graph of its own
+        layers = blocks(root.model)
+        for layer in layers if compute.compile else ():
+            layer.compile(dynamic=False)
+        mesh.shard(root, layers, dtype)
+    return Forward(root, call, mesh, dtype, rows)
+
+
+def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported()
+    else:  # without AVX-512 BF16 or AMX the CPU emulates bf16, slower than fp32
+        able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if wanted == "fp32" or (wanted == "auto" and not able):
+        return None
+    if device.type == "cuda" and not able:
+        raise Invalid("compute.precision = 'bf16': this device has no bf16; use 'fp32' or 'auto'")
+    return torch.bfloat16

@@ -1,0 +1,248 @@
+"""The ranks of a run: what each computes, what they sum up, what they tell one another.
+
+The engine is PyTorch's own. `torchrun` starts the processes; FSDP2 spreads every weight over the
+ranks of `shard` and repeats that over `replicate` (HSDP), and gives DTensors. One process is the
+trivial mesh: nothing is wrapped and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import DTensor
+
+from treering import config
+from treering.config import Invalid
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=30)  # for rank 0's preparation of text, before anything is trained
+
+
+class Elsewhere(SystemExit):
+    """What failed on another rank, which says there why; this one ends, too."""
+
+
+@dataclass
+class Mesh:
+    """Rank `rank` of `world`, on its device; `grid` has the dimensions (replicate, shard).
+
+    `hosts` is a group of gloo for what processors tell one another, `spare` one for another thread;
+    `store` is torchrun's.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    grid: DeviceMesh | None = None
+    hosts: dist.ProcessGroup | None = None
+    spare: dist.ProcessGroup | None = None
+    store: Store | None = None
+
+    def __post_init__(self) -> None:
+        self._told = count()
+        self._asked: tuple[torch.Tensor, Any] | None = None
+
+    @property
+    def rows(self) -> slice:
+        """Of the rows of a batch, those of this rank: row i is that of rank i mod world."""
+        return slice(self.rank, None, self.world)
+
+    def most(self, rows: int) -> int:
+        """How many of `rows` the busiest rank has: all make as many calls of the model."""
+        return -(-rows // self.world)
+
+    def shard(
+        self, root: nn.Module, blocks: Sequence[nn.Module], dtype: torch.dtype | None
+    ) -> None:
+        """Spread the weights over the ranks, block by block, then what is left with the root.
+
+        They are gathered in `dtype` (None: as they are), and gradients are summed, in fp32: the
+        loss of a row is divided by the rows of all ranks before.
+        """
+        if self.grid is None:
+            return
+        policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+        for module in (*blocks, root):
+            _materialize(module, self.device)  # one after another: never the whole model
+            fully_shard(module, mesh=self.grid, mp_policy=policy)
+            assert isinstance(module, FSDPModule)
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def dot(self, pairs: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """The sum of the inner products of weights, gradients or the like, whole; float64[]."""
+        parts = [torch.sum(local(a).double() * local(b).double()) for a, b in pairs]
+        total = torch.stack(parts).sum()
+        if self.grid is not None:
+            dist.all_reduce(total, group=self.grid.get_group("shard"))
+        return total
+
+    def any(self, asked: bool) -> bool:
+        """Whether any rank asked for something, at the call before: so that nobody waits for the
+        device, or for a rank that is a step behind. Every rank gets the same answer."""
+        if self.world == 1:
+            return asked
+        answer = False
+        if self._asked is not None:
+            flag, work = self._asked
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.full((), float(asked))
+        self._asked = flag, dist.all_reduce(flag, group=self.hosts, async_op=True)
+        return answer
+
+    def gather(self, item: T) -> list[T]:
+        """Every rank's item, in the order of ranks, on every rank."""
+        found: list[Any] = [item] * self.world
+        if self.world > 1:
+            dist.all_gather_object(found, item, group=self.hosts)
+        return found
+
+    def told(self, work: Callable[[], T]) -> T:
+        """What `work` returns on rank 0, on every rank; to the others as JSON says it, paths as
+        their names. They wait as long as it takes, and raise Elsewhere where it failed."""
+        if self.store is None:
+            return work()
+        key = f"told {next(self._told)}"
+        if self.rank == 0:
+            try:
+                value = work()
+            except BaseException:
+                self.store.set(key, json.dumps([False, None]))
+                raise
+            self.store.set(key, json.dumps([True, value], default=str))
+            return value
+        self.store.wait([key], PATIENCE)
+        done, value = json.loads(self.store.get(key))
+        if not done:
+            raise Elsewhere("rank 0 could not begin")
+        return value
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` returns; rank 0 does it before the others, which then find its files."""
+        found: list[T] = []
+        self.told(lambda: found.append(work()))
+        return found[0] if found else work()
+
+    def together(self, work: Callable[[], T]) -> list[T]:
+        """What `work` returns on each rank. Where it fails on one, it fails on all: on the others
+        with Elsewhere, which names the rank and its error."""
+        if self.world == 1:
+            return [work()]
+        own: Exception | None = None
+        found: Any = None
+        try:
+            found = work()
+        except Exception as error:
+            own = error
+        every = self.gather((found, None if own is None else f"{type(own).__name__}: {own}"))
+        if own is not None:
+            raise own
+        failed = [f"rank {i}: {error}" for i, (_, error) in enumerate(every) if error]
+        if failed:
+            raise Elsewhere("; ".join(failed))
+        return [result for result, _ in every]
+
+    def aside(self) -> Mesh:
+        """The same ranks with a group and words of their own, for another thread."""
+        if self.spare is None or self.store is None:
+            return self
+        store = PrefixStore("aside", self.store.clone())  # type: ignore[attr-defined]  # not in its stubs
+        return Mesh(self.rank, self.world, self.device, self.grid, self.spare, store=store)
+
+    def wait(self) -> None:
+        """Return when every rank is here."""
+        if self.world > 1:
+            dist.barrier(group=self.hosts)
+
+
+def _materialize(module: nn.Module, device: torch.device) -> None:
+    """Memory, not yet values, for parameters on the meta device; those that are one stay one."""
+    made: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, param in part._parameters.items():
+            if param is not None and param.is_meta:
+                if id(param) not in made:
+                    empty = torch.empty_like(param, device=device)
+                    made[id(param)] = nn.Parameter(empty, requires_grad=param.requires_grad)
+                part._parameters[name] = made[id(param)]
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that lies on this rank."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor gathered from all ranks, which all must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def fit(wanted: config.Mesh, world: int) -> tuple[int, int]:
+    """(replicate, shard) for so many processes. Raises Invalid where they do not make them up."""
+    shard = wanted.shard or max(1, world // wanted.replicate)
+    if wanted.replicate * shard != world:
+        raise Invalid(
+            f"mesh = {{ replicate = {wanted.replicate}, shard = {shard} }}: needs "
+            f"{wanted.replicate * shard} processes, there are {world}; start as many by "
+            "`treering run --devices N` or torchrun, or leave [mesh] out"
+        )
+    return wanted.replicate, shard
+
+
+@contextmanager
+def joined(wanted: config.Mesh) -> Iterator[Mesh]:
+    """The mesh of the processes that torchrun started, or the trivial one of this process.
+
+    Raises Invalid where `wanted` does not fit their number.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    sizes = fit(wanted, world)
+    device = _device()
+    if world == 1:
+        yield Mesh(device=device)
+        return
+    patience = timedelta(seconds=wanted.timeout)
+    shared, _, _ = next(rendezvous("env://", rank, world))
+    nth = (shared.add("joined", 1) - 1) // world  # a process may train one recipe after another
+    store = PrefixStore(f"joined {nth}", shared)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=PrefixStore("group", store), rank=rank, world_size=world,
+        timeout=patience, device_id=device if device.type == "cuda" else None,
+    )  # fmt: skip
+    try:
+        grid = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
+        groups = [dist.new_group(backend="gloo", timeout=patience) for _ in range(2)]
+        told = PrefixStore("told", store)
+        yield Mesh(rank, world, device, grid, groups[0], groups[1], told)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,81 @@
+"""The checkpoints of a run: what is in them, and the thread that writes them beside training.
+
+Training stops for the copy to the host's memory alone, and for a save that is still being written
+when the next one is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from treering import checkpoint, config, position
+from treering.config import Table
+from treering.learner import Learner, tensors
+from treering.position import State
+from treering.protocols import Update
+
+
+class Saver:
+    """Saves and restores the plan's State, the weights, the optimizer, the update, and numbers."""
+
+    def __init__(
+        self, folder: Path, learner: Learner, update: Update, policy: config.Checkpoint
+    ) -> None:
+        self._folder, self._learner, self._update, self._policy = folder, learner, update, policy
+        self._aside = learner.forward.mesh.aside()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="treering-saver")
+        self._writing: Future[Path] | None = None
+
+    def save(self, state: State, numbers: Table, *, stays: bool) -> Path:
+        """Begin to write the checkpoint after a step, in a folder that will be there when it is
+        whole. `stays`: it is never removed. Raises what the one before failed with."""
+        self.wait()
+        plan, arrays = position.save(state)
+        content = {"plan": plan, "update": self._update.counters(), **numbers}
+        staged = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self._named(arrays).items()
+        }
+        self._writing = self._thread.submit(
+            checkpoint.save, self._folder, state.step, staged, content,
+            keep=self._policy.keep, stays=stays, mesh=self._aside,
+        )  # fmt: skip
+        return checkpoint.place(self._folder, state.step)
+
+    def check(self) -> None:
+        """Raises what a save that has ended failed with; does not wait for one that goes on."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """End the thread, after what it writes."""
+        self._thread.shutdown()
+
+    def restore(self, state: State) -> tuple[State, Table, Path] | None:
+        """The State of the newest sound checkpoint, its numbers and its folder, or None; all that
+        learns is filled in place. `state` is any of the run's States, for its shapes."""
+        mesh = self._learner.forward.mesh
+        found = mesh.told(lambda: checkpoint.newest(self._folder))
+        if found is None:
+            return None
+        path, numbers = found
+        arrays = {name: array.copy() for name, array in position.save(state)[1].items()}
+        checkpoint.load(path, self._named(arrays), mesh)  # fills the arrays, too
+        self._update.restore(numbers["update"])
+        return position.restore(numbers["plan"], arrays), numbers, Path(path)
+
+    def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:
+        plans = {f"plan/{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors(self._learner, self._update) | plans
