@@ -68,4 +68,4 @@ def check(recipe: config.Recipe) -> None:
     budget = recipe.replay.budget
     assert lengths(planner) == steps if budget == "total" else sum(lengths(planner)) > sum(steps)
     assert sum(stage.samples for stage in planner.stages) > 0
-    assert recipe.model.preset in {"1m", "3m", "10m"}
+    assert (recipe.model.preset or recipe.model.from_) in {"1m", "3m", "10m", "english/model"}
