@@ -25,6 +25,7 @@ from rich.console import Console
 from treering import build, checkpoint, cli, config, downstream, outcome, records
 from treering.analysis import forgetting
 from treering.config import Evaluate, Invalid
+from treering.mesh import Mesh
 from treering.report import table
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +199,7 @@ def test_an_interrupted_run_with_tasks_equals_the_unbroken_one(
 @with_lm_eval
 def test_lm_eval_leaves_model_tokenizer_and_generators_as_they_were(place: Path) -> None:
     recipe = config.load(place / "recipe.toml", sets=sets(place, "choose", "roll", "write"))
-    parts = build.parts(recipe, build.data(recipe, place / "cache"))
+    parts = build.parts(recipe, build.data(recipe, place / "cache"), Mesh())
     model, words = parts.learner.forward.root.model, parts.tasks.tokenizer
     model.train()
     model.model.layers[0].eval()

@@ -1,6 +1,7 @@
 """The command line: verbs and their options. What they do is in `verbs.py`.
 
-Exit codes: 0 done, 1 failed, 2 bad input (nothing was written), 130 interrupted (all is saved).
+Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1 with all saved; 1 failed; 2 bad input (nothing
+was written); 130 interrupted by Ctrl-C (all is saved).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from treering import verbs
 from treering.config import Invalid
+from treering.interruption import Preempted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{_us()}: {error}; what was saved before stands: mend it and run the same command "
               "again", file=sys.stderr)  # fmt: skip
         return 1
+    except Preempted:
+        print(
+            f"{_us()}: stopped by the system; the same command goes on from here", file=sys.stderr
+        )
+        return 0
     except KeyboardInterrupt:
         print("treering: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -132,6 +132,7 @@ class Checkpoint:
     keep: int = 2
     stay_every_tokens: int | None = None
     stay_at_phase: bool = False
+    grace: float = 300.0  # seconds from SIGTERM or SIGUSR1 until the process ends, saved or not
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,8 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     probe = recipe.probe.every
     want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
+    grace = recipe.checkpoint.grace
+    want(grace > 0, "checkpoint.grace", grace, "must be positive seconds")
     want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
     both = tokenizer.train is not None and tokenizer.from_ is not None
     want(not both, "tokenizer", values(tokenizer), "give train or from, not both")

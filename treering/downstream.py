@@ -19,7 +19,7 @@ import logging
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -65,15 +65,18 @@ class Tasks:
     loaded: Any  # lm-eval's TaskDict
     members: dict[str, list[str]]  # of a group or tag
 
-    def scores(self, model: PreTrainedModel) -> Scored:
-        """Every metric of every task, by lm-eval."""
+    def scores(
+        self, model: PreTrainedModel, before_each: Callable[[], None] = lambda: None
+    ) -> Scored:
+        """Every metric of every task, by lm-eval; `before_each` is called before each call of the
+        model, and may raise."""
         if not self.wanted.tasks:
             return Scored()
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 
         assert model.dtype == torch.float32
-        with _as_before(model), _counted(model) as tokens, _quiet():
+        with _as_before(model), _counted(model, before_each) as tokens, _quiet():
             random.seed(0)
             np.random.seed(SEED)
             torch.manual_seed(SEED)
@@ -184,11 +187,12 @@ def _as_before(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _counted(model: PreTrainedModel) -> Iterator[list[int]]:
+def _counted(model: PreTrainedModel, before_each: Callable[[], None]) -> Iterator[list[int]]:
     """The tokens of each call of the model, padding included."""
     calls: list[int] = []
 
     def count(_: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        before_each()
         calls.append((inputs[0] if inputs else named["input_ids"]).numel())
 
     hook = model.register_forward_pre_hook(count, with_kwargs=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 
 from treering import config
 from treering.config import Invalid
@@ -43,6 +45,21 @@ class Forward:
         Else `model.parameters()` were these, and what is written meanwhile would not be seen."""
         if isinstance(self.root, FSDPModule):
             self.root.reshard()
+
+    @contextmanager
+    def lent(self) -> Iterator[PreTrainedModel]:
+        """The model itself, for others to call without the root. Of one that is spread over ranks
+        each call gathers the root's weights, and all ranks must make the same calls."""
+        root = self.root
+        if not isinstance(root, FSDPModule):
+            yield root.model
+            return
+        hook = root.model.register_forward_pre_hook(lambda *_: root.unshard() and None)
+        try:
+            yield root.model
+        finally:
+            hook.remove()
+            self.settle()
 
     def micro_batches(self, tokens: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
         """This rank's rows cut into micro-batches, each with its number of true rows; what is left

@@ -11,7 +11,7 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
     identity are the same run. mark: the tokenizer's; digests: the stores'."""
     table = schema.values(recipe)
     table["corpora"] = digests
-    del table["mesh"], table["track"]  # nor does it matter how tasks would be scored if there were
+    del table["mesh"], table["checkpoint"], table["track"]
     free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
     scored = table["evaluate"]
     table["evaluate"] = {key: scored[key] for key in scored if not key.startswith(free)}

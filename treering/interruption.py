@@ -1,30 +1,76 @@
-"""Ctrl-C heard between two steps instead of in the middle of one."""
+"""What may end a run early: Ctrl-C, a scheduler's signal, a hang."""
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Preempted(KeyboardInterrupt):
+    """A scheduler took the machine away; all is saved."""
+
+
+def reason(error: BaseException) -> str:
+    """Why a sitting ended, as its last record says."""
+    if isinstance(error, Preempted):
+        return "preempted"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+class Interruption:
+    """Signals, heard between two steps rather than in the middle of one, and a watchdog.
+
+    The first Ctrl-C, or a SIGTERM or SIGUSR1, is asked for in `asked`; a second Ctrl-C interrupts
+    at once. From a SIGTERM or SIGUSR1 on the process has `grace` seconds: then it ends with exit
+    code 1, saved or not, and says where it was.
+    """
+
+    def __init__(self, *, timeout: float, grace: float) -> None:
+        self.asked = self.preempted = False
+        self._timeout, self._grace = timeout, grace
+        self._armed = 0.0
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals."""
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        elif not self.preempted:
+            self.preempted = True
+            faulthandler.dump_traceback_later(self._grace, exit=True)
+        self.asked = True
+
+    def alive(self) -> None:
+        """Said at each step: a process that says nothing for `timeout` seconds ends with exit code
+        1, and with the stack of each thread, so that its fellows are not kept waiting."""
+        now = time.monotonic()
+        if not self.preempted and now - self._armed > min(1.0, self._timeout / 10):
+            self._armed = now
+            faulthandler.dump_traceback_later(self._timeout, exit=True)
+
+    def asleep(self) -> None:
+        """Before work of unknown length: the watchdog does not watch until the next `alive`."""
+        if not self.preempted:
+            faulthandler.cancel_dump_traceback_later()
+            self._armed = 0.0
 
 
 @contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts at once.
-
-    Outside the main thread, which alone may handle signals, the event is never set.
-    """
-    event = threading.Event()
-
-    def first(number: int, frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    old = signal.signal(signal.SIGINT, first)
+def interruption(*, timeout: float = 1800.0, grace: float = 300.0) -> Iterator[Interruption]:
+    """Signals are heard within. Outside the main thread, which alone may handle them, none is."""
+    heard = Interruption(timeout=timeout, grace=grace)
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, *PREEMPTIONS) if main else ()
+    old = {number: signal.signal(number, heard.hear) for number in numbers}
     try:
-        yield event
+        yield heard
     finally:
-        signal.signal(signal.SIGINT, old)
+        faulthandler.cancel_dump_traceback_later()
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -10,7 +10,7 @@
     probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
                 earlier_norm, tokens: see probe.Alignment
     checkpoint  step, path
-    end         reason (finished, interrupted, failed), seconds
+    end         reason (finished, interrupted, preempted, failed), seconds
 
 Training and analysis meet only here. Readers ignore kinds and keys that they do not know.
 Losses that are not finite are written as null.
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+SCORES = ("score", "branch_score", "task")
 TIMES = ("seconds", "tokens_per_second")  # keys that differ between equal runs
 
 
@@ -61,13 +62,15 @@ def read(path: str | Path) -> list[Record]:
     return [record for record, _ in _parse(path / "records.jsonl" if path.is_dir() else path)]
 
 
-def cut(path: Path, step: int) -> None:
-    """Remove every record from the first one beyond `step`, and a torn last line."""
+def cut(path: Path, step: int, *, scored: bool = True) -> None:
+    """Remove every record from the first one beyond `step`, and a torn last line; where the step
+    was not `scored` to the end, from its first score."""
     if not path.exists():
         return
     keep = 0
     for record, end in _parse(path):
-        if record.get("step", 0) > step:
+        at = record.get("step", 0)
+        if at > step or (at == step and not scored and record["kind"] in SCORES):
             break
         keep = end
     with open(path, "r+b") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,9 +12,8 @@ from rich.console import Console
 from treering import build, cache, config, folder, model, outcome, records
 from treering.batch import Batch
 from treering.config import Recipe, Table
-from treering.evaluate import scores
 from treering.header import header
-from treering.interruption import interruption
+from treering.interruption import Interruption, Preempted, interruption, reason
 from treering.journal import Journal
 from treering.ledger import Ledger
 from treering.loop import train
@@ -24,6 +22,7 @@ from treering.position import State
 from treering.probe import probe, probing
 from treering.report.live import Live, Progress
 from treering.saving import Saver
+from treering.scoring import Unscored, score
 from treering.trackers import mirrors
 
 
@@ -80,21 +79,25 @@ class Run:
         self.earlier, self.began = 0.0, time.monotonic()  # seconds of earlier sittings; of this one
         to = out / "checkpoints"
         self.saver = Saver(to, parts.learner, parts.update, recipe.checkpoint)
+        self.unscored: Table | None = None  # where an interruption came before all was scored
         found = self.saver.restore(self.state)
         if found:
             self.state, numbers, path = found
             self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
+            self.unscored = numbers.get("unscored")
             live.say(f"resuming after step {self.state.step} from {path}")
         writes = out / "records.jsonl" if self.mesh.rank == 0 else None
         if writes:
-            records.cut(writes, self.state.step if found else -1)
+            keep = self.state.step if found else -1
+            records.cut(writes, keep, scored=self.unscored is None)
         self.journal = Journal(writes, [phase.name for phase in recipe.phases])
 
     def walk(self) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
         if self.mesh.rank == 0:
             (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
-        with interruption() as interrupted:
+        times = {"timeout": self.recipe.mesh.timeout, "grace": self.recipe.checkpoint.grace}
+        with interruption(**times) as heard:
             try:
                 if self.mesh.rank == 0:
                     self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
@@ -102,38 +105,42 @@ class Run:
                 total, _ = model.count(self.parts.learner.forward.root.model)
                 compiles = "; the first step compiles" if self.recipe.compute.compile else ""
                 self.live.say(f"{total:,} parameters, {sum(self.data.steps):,} steps{compiles}")
-                if self.state.step == 0:
-                    self._score("base")
-                ended = self._train(interrupted)
+                ended = self._train(heard)
                 self.saver.wait()
                 if not ended:
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt if heard.asked and not heard.preempted else Preempted
                 return self._finish()
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt)
-                self._end("interrupted" if stopped else "failed")
+                self._end(reason(error))
                 raise
             finally:
                 self.saver.close()
                 self.journal.close()
 
-    def _train(self, interrupted: threading.Event) -> bool:
+    def _train(self, heard: Interruption) -> bool:
         """Whether it came to the end of the run, rather than to an interruption."""
-        parts, mark = self.parts, time.monotonic()
+        parts, policy = self.parts, self.recipe.checkpoint
+        if self.state.step == 0 and not self._score("base", heard):
+            return False
+        if self.unscored and not self._score(**self.unscored, heard=heard):
+            return False
         batches = parts.stream.batches(self.state)
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
+        mark = time.monotonic()
         for done in train(parts.learner, parts.update, batches, parts.rules):
             before, self.state = self.ledger.tokens, done.after
             self.ledger = self.ledger.step(done.batch, done.metrics)
             self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())
-            phase = self.recipe.phases[done.batch.phase].name
-            ends = done.batch.ends_phase
+            heard.alive()
+            phase, ends = self.recipe.phases[done.batch.phase].name, done.batch.ends_phase
+            place: Table = {"phase": phase, "ends": ends}
+            scored = True
             if ends or self._due(before, self.recipe.evaluate.every_tokens):
-                self._score(phase, ends=ends)
-            policy, stop = self.recipe.checkpoint, self.mesh.any(interrupted.is_set())
+                scored = self._score(**place, heard=heard)
+            stop = not scored or self.mesh.any(heard.asked)
             stays = self._due(before, policy.stay_every_tokens) or (ends and policy.stay_at_phase)
             if ends or stop or stays or self._due(before, policy.every_tokens):
-                self._save(stays=stays)
+                self._save(stays=stays, unscored=None if scored else place)
             self.saver.check()
             if self.live.wants():
                 self._show(phase)
@@ -162,28 +169,20 @@ class Run:
         left = (steps - step) * self.recipe.rows * self.recipe.length / max(speed, 1e-9)
         self.live.show(Progress(phase, step, steps, self.journal.loss, speed, left))
 
-    def _score(self, phase: str, *, ends: bool = False) -> None:
-        losses: dict[str, float] = {}
-        learner = self.parts.learner
-        branches = self.parts.update.branches() if ends else {}
+    def _score(self, phase: str, heard: Interruption, *, ends: bool = False) -> bool:
+        """Whether all is scored; where an interruption came first, the resumed run scores anew."""
         place = {"step": self.state.step, "phase": phase}
-        for text in self.parts.held_out:
-            self.live.doing(f"step {self.state.step}: scoring {text.corpus}")
-            for kind, found in scores(learner, branches, text):
-                self.journal.write(kind, place | found)
-                losses.setdefault(text.corpus, found["loss"])  # the weights as they stand first
-                self.ledger = self.ledger.evaluation(found["tokens"] * learner.flops_per_token / 3)
-        self.live.scored(self.state.step, phase, losses)
-        if ends or self.state.step == 0:
-            self.live.doing(f"step {self.state.step}: scoring tasks")
-            tasks = self.parts.tasks.scores(learner.forward.root.model)
-            for task in tasks.scores:
-                self.journal.write("task", place | dataclasses.asdict(task))
-            self.ledger = self.ledger.evaluation(tasks.tokens * learner.flops_per_token / 3)
+        try:
+            flops = score(self.parts, self.journal, self.live, place, ends=ends, interruption=heard)
+        except Unscored:
+            return False
+        self.ledger = self.ledger.evaluation(flops)
+        return True
 
-    def _save(self, *, stays: bool) -> None:
+    def _save(self, *, stays: bool, unscored: Table | None) -> None:
         self.journal.sync()
-        numbers = {"ledger": dataclasses.asdict(self.ledger), "seconds": self._seconds()}
+        numbers = {"ledger": dataclasses.asdict(self.ledger), "seconds": self._seconds(),
+                   "unscored": unscored}  # fmt: skip
         path = self.saver.save(self.state, numbers, stays=stays)
         place = {"step": self.state.step, "path": str(path.relative_to(self.out))}
         self.journal.write("checkpoint", place)

@@ -1,0 +1,56 @@
+"""The scores of a run at a step, as records: held-out loss of corpora and branches, and tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from treering.build import Parts
+from treering.evaluate import scores
+from treering.interruption import Interruption
+from treering.journal import Journal
+from treering.report.live import Live
+
+
+class Unscored(Exception):
+    """An interruption was heard before all was scored."""
+
+
+def score(
+    parts: Parts, journal: Journal, live: Live, place: dict[str, Any], *, ends: bool,
+    interruption: Interruption,
+) -> float:  # fmt: skip
+    """Write the records of all scores at a place (step, phase); `ends`: of the phase's end, with
+    branches. Returns the FLOPs. Raises Unscored between two corpora when all ranks must stop."""
+    learner, step = parts.learner, place["step"]
+    branches = parts.update.branches() if ends else {}
+    losses: dict[str, float] = {}
+    tokens = 0
+    stop = _stopping(parts, interruption)
+    for text in parts.held_out:
+        live.doing(f"step {step}: scoring {text.corpus}")
+        for kind, found in scores(learner, branches, text):
+            journal.write(kind, place | found)
+            losses.setdefault(text.corpus, found["loss"])  # the weights as they stand first
+            tokens += found["tokens"]
+            interruption.alive()
+        stop()
+    live.scored(step, place["phase"], losses)
+    if ends or step == 0:
+        live.doing(f"step {step}: scoring tasks")
+        interruption.asleep()
+        with learner.forward.lent() as model:
+            tasks = parts.tasks.scores(model, stop)
+        for task in tasks.scores:
+            journal.write("task", place | dataclasses.asdict(task))
+        tokens += tasks.tokens
+    return tokens * learner.flops_per_token / 3
+
+
+def _stopping(parts: Parts, interruption: Interruption) -> Callable[[], None]:
+    def stop() -> None:
+        if parts.learner.forward.mesh.any(interruption.asked):
+            raise Unscored
+
+    return stop
