@@ -59,7 +59,7 @@ def arm(folder: Path, name: str) -> tuple[Callable[[], object], learner.Learner,
     cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=LENGTH)
     root = model.Root(begun, NextToken())
     run = forward(root, config.Compute(), ROWS, Mesh())
-    learns = learner.Learner(run, config.Optimizer(), flops_per_token=cost)
+    learns = learner.Learner(run, config.Optimizer(), config.Guard(), flops_per_token=cost)
     update: Update = Reptile(EVERY, 0.5) if reptile else Descent()
     steps = train(learns, update, stream.batches(rule.start()), Rules(0, lambda step: 1e-4))
     return lambda: next(steps).metrics.loss.item(), learns, update

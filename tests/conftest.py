@@ -59,6 +59,7 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         *,
         rows: int = 4,
         precision: str = "fp32",
+        spike: float = 0.0,
         rate: float = 1e-2,
         seed: int = 0,
         **optimizer: object,
@@ -66,7 +67,8 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
         compute = config.Compute(compile=False, precision=precision, deterministic=True)
         call = forward(model.Root(fresh, NextToken()), compute, rows, Mesh())
-        made = Learner(call, config.Optimizer(**optimizer), flops_per_token=100.0)  # type: ignore[arg-type]
+        settings = config.Optimizer(**optimizer)  # type: ignore[arg-type]
+        made = Learner(call, settings, config.Guard(spike), flops_per_token=100.0)
         made.set_rate(rate)
         return made
 

@@ -463,3 +463,23 @@ def test_the_summary_and_the_table_have_tasks_by_row_and_what_is_missing_is_miss
     del summary["tasks"]  # of a run that ended before there were tasks
     assert "task" not in table.markdown(summary)
     table.show(summary, Console(quiet=True))
+
+
+@with_lm_eval
+def test_tasks_on_two_ranks_are_those_of_one(place: Path, tmp_path: Path) -> None:
+    """Choices, a rolling loss and a generated text of a model that is spread over two processes."""
+    short = (*sets(place, "choose", "roll", "write"), "phases.0.tokens=640", "phases.1.tokens=640")
+    tiny.run(place / "recipe.toml", tmp_path / "one", *short)
+    command = [sys.executable, "-m", "treering", "run", str(place / "recipe.toml")]
+    command += ["--out", str(tmp_path / "two"), "--cache", str(place / "cache"), "--devices", "2"]
+    done = subprocess.run(
+        [*command, *(f"--set={each}" for each in short)], timeout=100, capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (tiny.story(tmp_path / name, ("task",)) for name in ("one", "two"))
+    assert len(one) == len(two) == 3 * 3
+    for a, b in zip(one, two, strict=True):
+        assert a.pop("value") == pytest.approx(b.pop("value"), abs=1e-5)
+        assert a.pop("stderr") == pytest.approx(b.pop("stderr"), abs=1e-5)
+        assert a == b

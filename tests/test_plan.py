@@ -418,7 +418,7 @@ def test_the_accounting_table_of_the_paper(
         n = len(step.refs)
         one = np.zeros((n, 2), np.int64)  # samples of one token
         batch = Batch(one, step.refs, step.replayed, step.step, step.phase, step.ends_phase)
-        ledger = ledger.step(batch, Metrics(*[None] * 4, training_flops=7.0 * n))  # type: ignore[arg-type]
+        ledger = ledger.step(batch, Metrics(*[None] * 5, training_flops=7.0 * n))  # type: ignore[arg-type]
     assert len(walked) == round(steps * plain)
     assert ledger.fresh_tokens == round(fresh_share * rows * plain)
     assert ledger.tokens == round(trained * rows * plain)

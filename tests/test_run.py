@@ -63,7 +63,7 @@ def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
 
 def test_records_have_the_keys_of_their_kind(unbroken: Path) -> None:
     of_step = {"replayed", "tokens_per_second", "tokens", "fresh_tokens", "flops", "seconds"}
-    of_step |= {"phase", "rate", "loss", "fresh_loss", "replayed_loss", "grad_norm"}
+    of_step |= {"phase", "rate", "loss", "fresh_loss", "replayed_loss", "grad_norm", "skipped"}
     keys = {
         "header": {"recipe", "versions", "commit", "hardware"},
         "step": {"step"} | of_step,

@@ -21,7 +21,7 @@ from treering.methods.memories import Balanced, Everything, Reservoir
 from treering.methods.updates import Descent, PerSample, Reptile
 from treering.plan import Planner, Stage
 from treering.position import State
-from treering.protocols import Memory, Metrics, Update
+from treering.protocols import Applied, Memory, Metrics, Update
 from treering.rng import key, permute
 from treering.store import Store
 from treering.stream import Stream
@@ -147,14 +147,14 @@ class Functions:
         loss = self.losses[batch.step % len(self.losses)](self.theta)
         loss.backward()
         none = torch.full((), torch.nan)
-        return Metrics(loss.detach(), loss.detach(), none, none, training_flops=0.0)
+        return Metrics(loss.detach(), loss.detach(), none, none, none, training_flops=0.0)
 
-    def apply(self) -> torch.Tensor:
+    def apply(self) -> Applied:
         assert self.theta.grad is not None
         gradient, self.theta.grad = self.theta.grad, None
         with torch.no_grad():
             self.theta -= self.rate * gradient
-        return gradient.norm()
+        return Applied(gradient.norm(), torch.zeros(()))
 
 
 def steps(n: int) -> list[Batch]:

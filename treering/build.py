@@ -147,7 +147,8 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         model.count(begun)[1], layers=layers, width=width, length=recipe.length
     )
     vocabulary = model.size(begun)
-    learner = Learner(forward(recipe, begun, mesh), recipe.optimizer, flops_per_token=per_token)
+    call = forward(recipe, begun, mesh)
+    learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
     if unread:
         assert recipe.model.from_ is not None
         read(pretrained.folder(recipe.model.from_), learner.weights)

@@ -15,7 +15,7 @@ from typing import Any
 
 from treering import verbs
 from treering.config import Invalid
-from treering.interruption import Preempted
+from treering.interruption import Diverged, Preempted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Invalid as error:
         print(f"{_us()}: {error}", file=sys.stderr)
         return 2
+    except Diverged as error:
+        print(f"{_us()}: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{_us()}: {error}; what was saved before stands: mend it and run the same command "
               "again", file=sys.stderr)  # fmt: skip

@@ -93,6 +93,17 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """A step whose gradient is not finite is skipped; so is one whose loss or gradient norm lies
+    `spike` standard deviations above the mean of the phase's last `window` steps (0 = off). After
+    `max_skipped` skipped steps in a row the run ends."""
+
+    spike: float = 0.0
+    window: int = 128
+    max_skipped: int = 10
+
+
+@dataclass(frozen=True)
 class Compute:
     """How the arithmetic is done. `deterministic` absent: on for CPU, off for accelerators."""
 
@@ -169,6 +180,7 @@ class Recipe:
     schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
     batch: BatchSize = field(default_factory=BatchSize)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    guard: Guard = field(default_factory=Guard)
     compute: Compute = field(default_factory=Compute)
     evaluate: Evaluate = field(default_factory=Evaluate)
     probe: Probe = field(default_factory=Probe)
@@ -278,6 +290,10 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
     at_phase = optimizer.at_phase
     want(at_phase in ("keep", "reset"), "optimizer.at_phase", at_phase, "keep or reset")
+    guard = recipe.guard
+    want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
+    want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
+    want(guard.max_skipped >= 1, "guard.max_skipped", guard.max_skipped, "at least 1 step")
     precision = recipe.compute.precision
     want(
         precision in ("auto", "fp32", "bf16"), "compute.precision", precision, "auto, fp32 or bf16"

@@ -17,6 +17,10 @@ class Preempted(KeyboardInterrupt):
     """A scheduler took the machine away; all is saved."""
 
 
+class Diverged(RuntimeError):
+    """Too many steps in a row were skipped."""
+
+
 def reason(error: BaseException) -> str:
     """Why a sitting ended, as its last record says."""
     if isinstance(error, Preempted):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from treering.interruption import Diverged
 from treering.ledger import Ledger
 from treering.loop import Trained
 from treering.records import Records
@@ -20,8 +21,9 @@ PENDING = 32  # steps that may wait; a kill loses no more records than the resum
 class Journal:
     """`records.jsonl` with the last few steps still to be written."""
 
-    def __init__(self, path: Path | None, phases: list[str]) -> None:
+    def __init__(self, path: Path | None, phases: list[str], max_skipped: int) -> None:
         """Without a path (on all ranks but the first) nothing is kept."""
+        self._max_skipped, self._in_a_row = max_skipped, 0
         self._records = Records(path) if path else None
         self._phases = phases
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
@@ -41,7 +43,7 @@ class Journal:
         self._append(kind, fields)
 
     def flush(self) -> None:
-        """Write the pending steps: the only place that waits for the device."""
+        """Write the pending steps: here alone the device is waited for. Raises Diverged."""
         if not self._pending:
             return
         steps, self._pending = self._pending, []
@@ -49,6 +51,13 @@ class Journal:
             record = self._record(done, ledger, took, seconds)
             self._append("step", record)
             self.loss = record["loss"]
+            self._in_a_row = self._in_a_row + 1 if record["skipped"] == 1 else 0
+            if self._in_a_row >= self._max_skipped:
+                raise Diverged(
+                    f"step {record['step']}: the last {self._in_a_row} steps were skipped (loss "
+                    f"{record['loss']:.4g}, gradient norm {record['grad_norm']:.4g}); lower "
+                    "schedule.peak, mend the text, or raise guard.max_skipped or guard.spike"
+                )
         tokens = sum(done.batch.predicted for done, *_ in steps)
         self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
 
@@ -80,6 +89,7 @@ class Journal:
             "fresh_loss": float(metrics.fresh_loss),
             "replayed_loss": float(metrics.replayed_loss),
             "grad_norm": float(metrics.grad_norm),
+            "skipped": float(metrics.skipped),
             "replayed": float(batch.replayed.mean()),
             "tokens_per_second": batch.predicted / max(took, 1e-9),
             "tokens": ledger.tokens,

@@ -13,8 +13,9 @@ from treering import config
 from treering import optimizer as inner
 from treering.batch import Batch
 from treering.forward import Forward
+from treering.guard import Guard
 from treering.mesh import whole
-from treering.protocols import Metrics, Update
+from treering.protocols import Applied, Metrics, Update
 
 
 class Learner:
@@ -24,13 +25,20 @@ class Learner:
     """
 
     def __init__(
-        self, forward: Forward, optimizer: config.Optimizer, *, flops_per_token: float
+        self,
+        forward: Forward,
+        optimizer: config.Optimizer,
+        guard: config.Guard,
+        *,
+        flops_per_token: float,
     ) -> None:
         self.forward = forward
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
         self.optimizer = inner.build(self.params, optimizer)
         self._clip = optimizer.clip
+        self.guard = Guard(guard, forward.mesh.device)
+        self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch
         self.flops_per_token = flops_per_token
 
     @property
@@ -59,22 +67,27 @@ class Learner:
         own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
         sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))
         replayed = int(batch.replayed.sum())
+        self.guard.begin(batch.phase)
+        self._loss = sums.sum() / len(batch)
         return Metrics(
-            loss=sums.sum() / len(batch),
+            loss=self._loss,
             fresh_loss=sums[0] / (len(batch) - replayed),  # NaN where there are none
             replayed_loss=sums[1] / replayed,
             grad_norm=torch.full_like(sums[0], math.nan),
+            skipped=torch.full_like(sums[0], math.nan),
             training_flops=batch.predicted * self.flops_per_token,
         )
 
-    def apply(self) -> torch.Tensor:
-        """Clip by the global norm, step, clear the gradients. Returns the norm before clipping."""
+    def apply(self) -> Applied:
+        """Clip by the global norm, step unless the guard refuses, clear the gradients."""
         norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         if self._clip:
             nn.utils.clip_grads_with_norm_(self.params, self._clip, norm)
-        self.optimizer.step()
+        norm = whole(norm)
+        refused = self.guard.refuses(self._loss, norm)
+        inner.step(self.optimizer, refused)
         self.optimizer.zero_grad(set_to_none=True)
-        return whole(norm)
+        return Applied(norm, refused)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
         """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
@@ -116,9 +129,11 @@ class Learner:
 
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
-    update.anchor/NAME. They are the tensors themselves; load into them in place."""
+    update.anchor/NAME; and what the guard remembers, guard/NAME. They are the tensors themselves;
+    load into them in place."""
+    guard = {f"guard/{name}": tensor for name, tensor in learner.guard.state.items()}
     own = {f"update.{kind}": found for kind, found in update.state(learner).items()}
-    return {
+    return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()
         for name, tensor in zip(learner.names, found, strict=True)

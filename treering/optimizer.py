@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from treering import config
 
@@ -13,7 +14,7 @@ Optimizer = torch.optim.AdamW | torch.optim.SGD
 
 
 def build(params: Sequence[nn.Parameter], wanted: config.Optimizer) -> Optimizer:
-    """Fused AdamW, or SGD without momentum. Weight decay is for matrices only.
+    """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only.
 
     AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into
     it and a reset is a filling with zeros.
@@ -24,7 +25,8 @@ def build(params: Sequence[nn.Parameter], wanted: config.Optimizer) -> Optimizer
     ]
     groups = [group for group in groups if group["params"]]
     if wanted.kind == "sgd":
-        return torch.optim.SGD(groups, lr=0.0)
+        spread = any(isinstance(param, DTensor) for param in params)  # for which none is fused
+        return torch.optim.SGD(groups, lr=0.0, fused=not spread)
     betas = (wanted.betas[0], wanted.betas[1])
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=wanted.eps, fused=True)
     for param in params:
@@ -40,6 +42,16 @@ def state(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> dict[str, lis
     """The optimizer's own tensors by name, one for each parameter; load into them in place."""
     names = optimizer.state[params[0]] if params else {}
     return {name: [optimizer.state[param][name] for param in params] for name in names}
+
+
+def step(optimizer: Optimizer, refused: torch.Tensor) -> None:
+    """Step, but change nothing where `refused` is 1.0. A fused optimizer is told as by a gradient
+    scaler, so that nobody waits for the device."""
+    if optimizer.param_groups[0]["fused"]:
+        optimizer.found_inf = refused  # type: ignore[union-attr]
+        optimizer.step()
+    elif not refused.item():
+        optimizer.step()
 
 
 def reset(optimizer: Optimizer) -> None:

@@ -64,15 +64,26 @@ class Objective(Protocol):
 class Metrics:
     """What a step did: tensors until somebody prints them, so that no step waits for its device.
 
-    Losses are means over rows in nats/token; NaN where there was no such row. FLOPs by purpose.
+    Losses are means over rows in nats/token; NaN where there was no such row. `skipped` is the
+    share of its optimizer steps that changed nothing. FLOPs by purpose.
     """
 
     loss: torch.Tensor
     fresh_loss: torch.Tensor
     replayed_loss: torch.Tensor
     grad_norm: torch.Tensor
+    skipped: torch.Tensor
     training_flops: float
     meta_flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a step of the optimizer was: the gradient's norm before clipping, float32[], and whether
+    the step was skipped, 0.0 or 1.0."""
+
+    norm: torch.Tensor
+    skipped: torch.Tensor
 
 
 class Learner(Protocol):
@@ -82,10 +93,10 @@ class Learner(Protocol):
     def params(self) -> Sequence[torch.Tensor]: ...
 
     def backward(self, batch: Batch) -> Metrics:
-        """Add the gradient of the batch's mean loss; grad_norm is still NaN."""
+        """Add the gradient of the batch's mean loss; nothing is known of the step yet."""
 
-    def apply(self) -> torch.Tensor:
-        """Clip, let the optimizer step, clear the gradients; the norm before clipping."""
+    def apply(self) -> Applied:
+        """Clip, let the optimizer step unless the guard refuses, clear the gradients."""
 
 
 class Update(Protocol):

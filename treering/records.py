@@ -2,7 +2,8 @@
 
     header      recipe, corpora, versions, commit, hardware; one for each sitting of the run
     step        step (completed steps, from 1), phase; of this step: rate, loss, fresh_loss,
-                replayed_loss, grad_norm, replayed (share of its tokens), tokens_per_second;
+                replayed_loss, grad_norm, skipped (0 or 1, in between where a step has many of the
+                optimizer's), replayed (share of its tokens), tokens_per_second;
                 cumulative: tokens, fresh_tokens, flops, seconds
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
     branch_score  as score, of weights beside the trained ones: branch ("average 0.99")

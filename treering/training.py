@@ -90,7 +90,8 @@ class Run:
         if writes:
             keep = self.state.step if found else -1
             records.cut(writes, keep, scored=self.unscored is None)
-        self.journal = Journal(writes, [phase.name for phase in recipe.phases])
+        names = [phase.name for phase in recipe.phases]
+        self.journal = Journal(writes, names, recipe.guard.max_skipped)
 
     def walk(self) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""

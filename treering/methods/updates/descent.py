@@ -19,7 +19,8 @@ class Descent:
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         metrics = learner.backward(batch)
-        return dataclasses.replace(metrics, grad_norm=learner.apply())
+        applied = learner.apply()
+        return dataclasses.replace(metrics, grad_norm=applied.norm, skipped=applied.skipped)
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         return {}

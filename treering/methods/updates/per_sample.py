@@ -12,6 +12,8 @@ from treering.batch import Batch
 from treering.methods.updates.descent import Descent
 from treering.protocols import Learner, Metrics, Update
 
+MEANS = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "skipped")
+
 
 @dataclass
 class PerSample:
@@ -28,7 +30,7 @@ class PerSample:
 
         return replace(
             parts[0],
-            **{name: mean(name) for name in ("loss", "fresh_loss", "replayed_loss", "grad_norm")},
+            **{name: mean(name) for name in MEANS},
             training_flops=sum(part.training_flops for part in parts),
             meta_flops=sum(part.meta_flops for part in parts),
         )

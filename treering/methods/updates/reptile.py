@@ -23,11 +23,11 @@ from treering.protocols import Learner, Metrics, Update
 
 @dataclass
 class Reptile:
-    """`every` counts calls of the inner update. The anchor is the weights before the first of
-    them, on the weights' device or, at the price of two copies per meta-update, on the host; it is
-    taken anew each time, because an outer Reptile may have moved the weights since. `align` adds
-    a meta-update at each phase's end. `start` names the phase with which the update begins; until
-    then it is its inner update.
+    """`every` counts calls of the inner update, without those that were skipped. The anchor is the
+    weights before the first of them, on the weights' device or, at the price of two copies per
+    meta-update, on the host; it is taken anew each time, because an outer Reptile may have moved
+    the weights since. `align` adds a meta-update at each phase's end. `start` names the phase with
+    which the update begins; until then it is its inner update.
 
     What is interpolated is `learner.params`, the fp32 weights that the optimizer owns: any other
     copy would be overwritten by the optimizer's next step. A rate of 1 is the inner update, bit
@@ -52,6 +52,7 @@ class Reptile:
             warnings.warn("update.rate = 0 undoes every window: nothing is learned", stacklevel=2)
         self._anchor: list[torch.Tensor] | None = None
         self._calls = 0  # of the inner update since the last meta-update
+        self._skipped: list[torch.Tensor] = []  # of these calls, those that may have been skipped
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         if batch.phase < self.start or self.rate == 1:
@@ -60,10 +61,22 @@ class Reptile:
             self._take_anchor(learner)
         metrics = self.inner(learner, batch)
         self._calls += 1
-        if self._calls < self.every and not (self.align and batch.ends_phase):
+        self._skipped.append(metrics.skipped)
+        aligns = self.align and batch.ends_phase
+        if self._calls < self.every and not aligns:
+            return metrics
+        if self._counted() < self.every and not aligns:
             return metrics
         self._calls = 0
         return replace(metrics, meta_flops=metrics.meta_flops + self._meta_update(learner))
+
+    def _counted(self) -> int:
+        """Calls of the window without those that changed nothing: waits for the device, once for a
+        window."""
+        if self._skipped:
+            self._calls -= int(torch.stack(self._skipped).floor().sum())
+            self._skipped = []
+        return self._calls
 
     @torch.no_grad()
     def _meta_update(self, learner: Learner) -> float:
@@ -95,7 +108,7 @@ class Reptile:
         return {"anchor": self._anchor, **inner}
 
     def counters(self) -> dict[str, Any]:
-        return {"calls": self._calls, "inner": self.inner.counters()}
+        return {"calls": self._counted(), "inner": self.inner.counters()}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         self._calls = int(counters["calls"])
