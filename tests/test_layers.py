@@ -32,6 +32,7 @@ RANKS = (
     "build",
     "header scoring",
     "outcome estimate launch",
+    "extension",
     "training engines",
     "study",
     "conduct",

@@ -57,7 +57,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, recipe: Path, out: Path, *sets: s
 
 
 def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
-    expected = ["checkpoints", "model", "recipe.toml", "records.jsonl", "summary.json"]
+    expected = ["checkpoints", "model", "recipe.toml", "records.jsonl", "summary.json", "tokenizer"]
     assert sorted(path.name for path in unbroken.iterdir()) == expected
 
 
@@ -247,7 +247,8 @@ def test_a_changed_recipe_is_refused_with_old_and_new_value(
     with pytest.raises(Invalid, match=r"optimizer.clip: 1.0 -> 2.0; seed: 1 -> 2;"):
         tiny.run(recipe, unbroken, "seed=2", "optimizer.clip=2.0")
     with pytest.raises(Invalid, match=r"\(and 1 more\)"):
-        tiny.run(recipe, unbroken, "seed=2", "optimizer.clip=2", "update.every=6", "batch.micro=64")
+        changes = ("seed=2", "optimizer.clip=2", "update.every=6", "optimizer.eps=1e-6")
+        tiny.run(recipe, unbroken, *changes)
     assert tiny.files(unbroken) == before
 
 
@@ -379,6 +380,7 @@ def test_a_disk_that_is_full_at_the_export_is_named_and_nothing_is_lost(
         "checkpoints",
         "recipe.toml",
         "records.jsonl",
+        "tokenizer",
     ]
     assert forks.run(out)[0] == 0
     tiny.assert_same_run(out, unbroken)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -64,10 +63,11 @@ def check_extras(recipe: Recipe) -> None:
     trackers.check(recipe.track)
 
 
-def data(recipe: Recipe, cache: Path) -> Data:
-    """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache."""
+def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
+    """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache. `run` is
+    the folder of one that has begun: its tokenizer stays, whatever corpora come later."""
     check_methods(recipe)
-    words = _tokenizer(recipe, cache)
+    words = _tokenizer(recipe, cache, run)
     mark, size = tokenizer.fingerprint(words), tokenizer.size(words)
     train: list[Store | None] = []
     validation: dict[str, Store] = {}
@@ -94,7 +94,7 @@ def check_methods(recipe: Recipe) -> None:
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
     _update(recipe, recipe.update, "update")
-    _schedule(recipe, (1,) * len(recipe.phases))
+    schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
 
 
@@ -139,7 +139,7 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
     update = _update(recipe, recipe.update, "update")
-    schedule = _schedule(recipe, given.steps)
+    rates = schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
     unread = next(begun.parameters()).is_meta
     layers, width = model.shape(begun)
@@ -159,7 +159,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         memories.KINDS["everything"](),
         Rules(
             recipe.seed,
-            schedule,
+            rates,
             dropout=recipe.model.dropout > 0,
             reset_at_phase=recipe.optimizer.at_phase == "reset",
         ),
@@ -184,8 +184,10 @@ def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
     )
 
 
-def _tokenizer(recipe: Recipe, cache: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedTokenizerBase:
     wanted = recipe.tokenizer
+    if wanted.train is not None and run is not None and (run / "tokenizer").exists():
+        return tokenizer.load(run / "tokenizer")
     if wanted.train is None:
         source = wanted.from_ or recipe.model.from_
         assert source is not None, "config.check wants one of them"
@@ -227,7 +229,8 @@ def _update(recipe: Recipe, table: Table, where: str) -> Update:
     return update
 
 
-def _schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
+def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
+    """The rate at each step of a run whose phases have so many steps."""
     table = dict(recipe.schedule)
     span = table.pop("span", "run")
     shape = construct(schedules.KINDS, table, "schedule")
@@ -235,11 +238,6 @@ def _schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
         raise Invalid(f"schedule.span = {span!r}: must be 'run' or 'phase'")
     spans = (sum(steps),) if span == "run" else steps
     return join([(shape.over(n), n) for n in spans])
-
-
-def begun_from(recipe: Recipe, source: str) -> Recipe:
-    """The recipe with another model to begin with."""
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, from_=source))
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="FOLDER", help="paths of the recipe are relative to it")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
     run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
+    run.add_argument("--accept-jump", action="store_true", help="of the rate, as the recipe grew")
     run.add_argument("--devices", type=int, metavar="N", help="as so many processes, by torchrun")
     run.add_argument("--fresh", action="store_true", help="keep an older folder aside, start anew")
     run.set_defaults(verb=verbs.run)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from treering import records
-from treering.config import Invalid, Table
+from transformers import PreTrainedTokenizerBase
+
+from treering import config, records
+from treering.atomic import replacing
+from treering.config import Invalid, Recipe, Table
 from treering.mesh import Mesh
-from treering.schema import differences
+from treering.tokenizer import save
 
 
 @contextmanager
@@ -44,15 +47,23 @@ def locked(out: Path, mesh: Mesh) -> Iterator[bool]:
             os.close(handle)
 
 
-def make(out: Path, *, fresh: bool) -> Path | None:
+def make(out: Path, say: Callable[[str], None], *, fresh: bool) -> None:
     """Make the folder; a `fresh` one in the place of an older, which is renamed to the first free
-    `NAME.old-K`, and returned."""
-    aside: Path | None = None
+    `NAME.old-K`, and said."""
     if fresh and out.exists():
         names = (out.with_name(f"{out.name}.old-{k}") for k in count(1))
         aside = out.rename(next(name for name in names if not name.exists()))
+        say(f"the old folder is kept as {aside}")
     out.mkdir(parents=True, exist_ok=True)
-    return aside
+
+
+def describe(out: Path, recipe: Recipe, words: PreTrainedTokenizerBase) -> None:
+    """Write what the run is: its recipe, and once for all the tokenizer that it trained."""
+    with replacing(out / "recipe.toml") as beside:
+        beside.write_text(config.to_toml(recipe), encoding="utf-8")
+    if recipe.tokenizer.train is not None and not (out / "tokenizer").exists():
+        with replacing(out / "tokenizer") as beside:
+            save(words, beside)
 
 
 def check(out: Path) -> None:
@@ -61,27 +72,14 @@ def check(out: Path) -> None:
         raise Invalid(f"--out {out}: holds files but no run; name another folder")
 
 
-def compare(out: Path, identity: Table) -> None:
-    """Raises Invalid where the folder holds another run than `identity` (a recipe by values and
-    store digests), naming the first differences."""
+def finished(out: Path, steps: int | None = None) -> bool:
+    """Whether the folder's run came to its end, after so many steps if they are given."""
     path = out / "records.jsonl"
-    if not path.exists():
-        return
-    headers = [r for r in records.read(path) if r["kind"] == "header"]
-    found = differences(headers[0].get("identity", {}), identity) if headers else []
-    if found:
-        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise Invalid(
-            f"--out {out}: the recipe changed: {'; '.join(found[:3])}{more}; "
-            "undo it, name another folder, or start anew with --fresh"
-        )
-
-
-def finished(out: Path) -> bool:
-    """Whether the folder's run came to its end."""
-    path = out / "records.jsonl"
-    ends = [r for r in records.read(path) if r["kind"] == "end"] if path.exists() else []
-    return bool(ends) and ends[-1].get("reason") == "finished" and (out / "summary.json").exists()
+    found = records.read(path) if path.exists() else []
+    ends = [r for r in found if r["kind"] == "end"]
+    trained = max((r["step"] for r in found if r["kind"] == "step"), default=0)
+    whole = bool(ends) and ends[-1].get("reason") == "finished" and steps in (None, trained)
+    return whole and (out / "summary.json").exists()
 
 
 def summary(out: Path) -> Table:

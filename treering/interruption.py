@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1)
+STDERR = 2  # also where sys.stderr is something else, as in notebooks
 
 
 class Preempted(KeyboardInterrupt):
@@ -47,7 +48,7 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         elif not self.preempted:
             self.preempted = True
-            faulthandler.dump_traceback_later(self._grace, exit=True)
+            faulthandler.dump_traceback_later(self._grace, exit=True, file=STDERR)
         self.asked = True
 
     def alive(self) -> None:
@@ -56,7 +57,7 @@ class Interruption:
         now = time.monotonic()
         if not self.preempted and now - self._armed > min(1.0, self._timeout / 10):
             self._armed = now
-            faulthandler.dump_traceback_later(self._timeout, exit=True)
+            faulthandler.dump_traceback_later(self._timeout, exit=True, file=STDERR)
 
     def asleep(self) -> None:
         """Before work of unknown length: the watchdog does not watch until the next `alive`."""

@@ -34,8 +34,9 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
             raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
         recipe = config.load(folder / "recipe.toml")
     if not is_run:
-        recipe = build.begun_from(recipe, source)
-    data = build.data(recipe, cache)
+        start = dataclasses.replace(recipe.model, from_=source)
+        recipe = dataclasses.replace(recipe, model=start)
+    data = build.data(recipe, cache, folder if is_run else None)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(config.Mesh()) as mesh:
         forward = build.forward(recipe, found, mesh)
@@ -55,7 +56,7 @@ def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -
     downstream.find(wanted)
     if is_run:
         assert recipe is not None
-        data = build.data(recipe, cache)
+        data = build.data(recipe, cache, folder)
         found, words = of_run(folder, recipe, data), data.tokenizer
     else:
         remote_code = recipe is not None and recipe.model.remote_code
@@ -73,7 +74,7 @@ def export(run: str, out: Path, cache: Path) -> int:
     if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
         raise Invalid(f"--out {out}: holds files but no model; name another folder")
     recipe = config.load(folder / "recipe.toml")
-    data = build.data(recipe, cache)
+    data = build.data(recipe, cache, folder)
     found = of_run(folder, recipe, data)
     text = card(recipe, forgetting.summary(read(folder)))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,4 +51,13 @@ def restore(numbers: Mapping[str, Any], arrays: Mapping[str, NDArray[np.int64]])
         tuple(numbers["started"]),
         named("memory"),
         named("drawn"),
+    )
+
+
+def widened(state: State, start: State) -> State:
+    """The State with the positions of corpora that came later, after the others."""
+    return replace(
+        state,
+        positions=state.positions + start.positions[len(state.positions) :],
+        started=state.started + start.started[len(state.started) :],
     )

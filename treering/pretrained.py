@@ -27,6 +27,7 @@ from transformers import (
 from treering import weights
 from treering.config import Invalid
 from treering.mesh import Mesh, whole
+from treering.tokenizer import save
 
 
 def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
@@ -131,7 +132,7 @@ def export(
         beside.mkdir()
 
     def end() -> None:
-        tokenizer.save_pretrained(beside)
+        save(tokenizer, beside)
         (beside / "README.md").write_text(card, encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)

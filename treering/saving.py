@@ -63,18 +63,17 @@ class Saver:
         """End the thread, after what it writes."""
         self._thread.shutdown()
 
-    def restore(self, state: State) -> tuple[State, Table, Path] | None:
-        """The State of the newest sound checkpoint, its numbers and its folder, or None; all that
-        learns is filled in place. `state` is any of the run's States, for its shapes."""
-        mesh = self._learner.forward.mesh
-        found = mesh.told(lambda: checkpoint.newest(self._folder))
-        if found is None:
-            return None
-        path, numbers = found
-        arrays = {name: array.copy() for name, array in position.save(state)[1].items()}
-        checkpoint.load(path, self._named(arrays), mesh)  # fills the arrays, too
+    def newest(self) -> tuple[Path, Table] | None:
+        """The newest sound checkpoint: its folder and its numbers."""
+        return self._learner.forward.mesh.told(lambda: checkpoint.newest(self._folder))
+
+    def restore(self, path: Path, numbers: Table, start: State) -> State:
+        """Fill all that learns in place, and return the plan's State. `start` is that before the
+        run: for shapes, and for corpora that the checkpoint does not know."""
+        arrays = {name: array.copy() for name, array in position.save(start)[1].items()}
+        checkpoint.load(path, self._named(arrays), self._learner.forward.mesh)
         self._update.restore(numbers["update"])
-        return position.restore(numbers["plan"], arrays), numbers, Path(path)
+        return position.widened(position.restore(numbers["plan"], arrays), start)
 
     def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:
         plans = {f"plan/{name}": torch.from_numpy(array) for name, array in arrays.items()}

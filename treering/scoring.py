@@ -10,6 +10,7 @@ from treering.build import Parts
 from treering.evaluate import scores
 from treering.interruption import Interruption
 from treering.journal import Journal
+from treering.records import Record
 from treering.report.live import Live
 
 
@@ -46,6 +47,21 @@ def score(
             journal.write("task", place | dataclasses.asdict(task))
         tokens += tasks.tokens
     return tokens * learner.flops_per_token / 3
+
+
+def scored(found: list[Record]) -> list[str]:
+    """The corpora of row 0."""
+    return [r["corpus"] for r in found if r["kind"] == "score" and r["step"] == 0]
+
+
+def late(parts: Parts, known: list[str]) -> list[tuple[str, Record]]:
+    """Row 0 of corpora that are not yet known, by the weights that the run began with: to be made
+    before a checkpoint is loaded."""
+    place = {"step": 0, "phase": "base"}
+    texts = [text for text in parts.held_out if text.corpus not in known]
+    return [
+        (kind, place | found) for text in texts for kind, found in scores(parts.learner, {}, text)
+    ]
 
 
 def _stopping(parts: Parts, interruption: Interruption) -> Callable[[], None]:

@@ -71,6 +71,16 @@ def train(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     return make(tokenizer_object=backend, eos_token=END, clean_up_tokenization_spaces=False)
 
 
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that `load` reads. Raises OSError where the disk is full."""
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is Exception:  # how the backend, which is Rust, says so
+            raise OSError(f"{folder}: {error}") from error
+        raise
+
+
 def plain_backend(tokenizer: PreTrainedTokenizerBase) -> tokenizers.Tokenizer:
     """A copy of the fast backend that cuts nothing, pads nothing, and sees only text in text."""
     from transformers import PreTrainedTokenizerFast

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treering import build, cache, config, folder, model, outcome, records
+from treering import build, cache, folder, model, outcome, records
 from treering.batch import Batch
 from treering.config import Recipe, Table
+from treering.extension import changes
 from treering.header import header
 from treering.interruption import Interruption, Preempted, interruption, reason
 from treering.journal import Journal
@@ -22,7 +23,7 @@ from treering.position import State
 from treering.probe import probe, probing
 from treering.report.live import Live, Progress
 from treering.saving import Saver
-from treering.scoring import Unscored, score
+from treering.scoring import Unscored, late, score, scored
 from treering.trackers import mirrors
 
 
@@ -31,11 +32,13 @@ def run(
     out: str | Path,
     *,
     fresh: bool = False,
+    accept_jump: bool = False,
     cache_folder: str | None = None,
     console: Console | None = None,
 ) -> Table:
     """Train a recipe in the folder `out`, or go on where its last sound checkpoint is; returns
-    the summary. `fresh` sets an older folder aside and begins anew.
+    the summary. `fresh` sets an older folder aside and begins anew. See extension.py for what of
+    the recipe may have changed; `accept_jump`: so may the rate.
 
     Raises Invalid for bad input before anything is written, KeyboardInterrupt after Ctrl-C, when
     all is saved, and OSError where the disk is full.
@@ -45,25 +48,17 @@ def run(
     with joined(recipe.mesh) as mesh:
         live = Live(console or Console(stderr=True, quiet=mesh.rank > 0))
         with folder.locked(out, mesh) as existed:
-            data = mesh.first(lambda: _data(recipe, out, cache_folder, fresh=fresh))
-            if not fresh and mesh.told(lambda: folder.finished(out)):
+            mesh.told(lambda: folder.check(out))
+            kept, to = None if fresh else out, cache.cache_folder(cache_folder)
+            data = mesh.first(lambda: build.data(recipe, to, kept))
+            changed = mesh.told(lambda: changes(kept, recipe, data, accept_jump=accept_jump))
+            if not fresh and mesh.told(lambda: folder.finished(out, sum(data.steps))):
                 live.say(f"{out} is finished: its summary is in {out / 'summary.json'}")
                 return folder.summary(out)
             parts = build.parts(recipe, data, mesh)
-            aside = mesh.told(lambda: folder.make(out, fresh=fresh))
-            if aside:
-                live.say(f"the old folder is kept as {aside}")
+            mesh.told(lambda: folder.make(out, live.say, fresh=fresh))
             with nullcontext() if existed and not fresh else folder.locked(out, mesh), live:
-                return Run(recipe, data, parts, out, live).walk()
-
-
-def _data(recipe: Recipe, out: Path, cache_folder: str | None, *, fresh: bool) -> build.Data:
-    """What the run reads, if the folder is one for it."""
-    folder.check(out)
-    data = build.data(recipe, cache.cache_folder(cache_folder))
-    if not fresh:
-        folder.compare(out, data.identity)
-    return data
+                return Run(recipe, data, parts, out, live).walk(changed)
 
 
 class Run:
@@ -80,29 +75,34 @@ class Run:
         to = out / "checkpoints"
         self.saver = Saver(to, parts.learner, parts.update, recipe.checkpoint)
         self.unscored: Table | None = None  # where an interruption came before all was scored
-        found = self.saver.restore(self.state)
+        self.late: list[tuple[str, Table]] = []  # row 0 of corpora that came later
+        found = self.saver.newest()
         if found:
-            self.state, numbers, path = found
+            self.late = late(parts, self.mesh.told(lambda: scored(records.read(out))))
+            path, numbers = found
+            self.state = self.saver.restore(path, numbers, self.state)
             self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
             self.unscored = numbers.get("unscored")
             live.say(f"resuming after step {self.state.step} from {path}")
         writes = out / "records.jsonl" if self.mesh.rank == 0 else None
         if writes:
-            keep = self.state.step if found else -1
-            records.cut(writes, keep, scored=self.unscored is None)
+            records.cut(writes, self.state.step if found else -1, scored=self.unscored is None)
         names = [phase.name for phase in recipe.phases]
         self.journal = Journal(writes, names, recipe.guard.max_skipped)
 
-    def walk(self) -> Table:
+    def walk(self, changed: list[str]) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
         if self.mesh.rank == 0:
-            (self.out / "recipe.toml").write_text(config.to_toml(self.recipe), encoding="utf-8")
+            folder.describe(self.out, self.recipe, self.data.tokenizer)
         times = {"timeout": self.recipe.mesh.timeout, "grace": self.recipe.checkpoint.grace}
         with interruption(**times) as heard:
             try:
                 if self.mesh.rank == 0:
                     self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
-                self.journal.write("header", header(self.recipe, self.data, self.parts.learner))
+                start = header(self.recipe, self.data, self.parts.learner)
+                self.journal.write("header", start | {"changes": changed})
+                for kind, found in self.late:
+                    self.journal.write(kind, found)
                 total, _ = model.count(self.parts.learner.forward.root.model)
                 compiles = "; the first step compiles" if self.recipe.compute.compile else ""
                 self.live.say(f"{total:,} parameters, {sum(self.data.steps):,} steps{compiles}")

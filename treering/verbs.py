@@ -70,7 +70,13 @@ def run(options: argparse.Namespace) -> int:
     from treering import training
     from treering.report.table import show
 
-    summary = training.run(recipe, options.out, fresh=options.fresh, cache_folder=options.cache)
+    summary = training.run(
+        recipe,
+        options.out,
+        fresh=options.fresh,
+        accept_jump=options.accept_jump,
+        cache_folder=options.cache,
+    )
     if os.environ.get("RANK", "0") == "0":
         show(summary, console)
         print(f"the model is in {Path(options.out) / 'model'}")

@@ -94,8 +94,10 @@ def matrix(
 
 
 def header_of(records: Sequence[Record]) -> Record:
-    """The first header. Raises Invalid where there is none."""
-    header = next((record for record in records if record.get("kind") == "header"), None)
+    """The last header: a recipe may grow from one sitting to the next. Raises Invalid where there
+    is none."""
+    headers = [record for record in records if record.get("kind") == "header"]
+    header = headers[-1] if headers else None
     if header is None:
         raise Invalid("records hold no header: name the folder of a run that was started")
     return header
