@@ -17,7 +17,7 @@ SHELF = [file for file in FILES if "methods" in file.parts]
 # A file imports only from lower lines, or from its own folder.
 RANKS = (
     "schema atomic",
-    "rng batch records config interruption grid",
+    "rng batch records config interruption grid speed",
     "protocols formats",
     "position ledger",
     "store mesh guard methods text tokenizer plan optimizer",

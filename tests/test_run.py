@@ -63,7 +63,17 @@ def test_a_run_folder_holds_what_is_promised(unbroken: Path) -> None:
 
 def test_records_have_the_keys_of_their_kind(unbroken: Path) -> None:
     of_step = {"replayed", "tokens_per_second", "tokens", "fresh_tokens", "flops", "seconds"}
-    of_step |= {"phase", "rate", "loss", "fresh_loss", "replayed_loss", "grad_norm", "skipped"}
+    of_step |= {
+        "phase",
+        "rate",
+        "loss",
+        "fresh_loss",
+        "replayed_loss",
+        "grad_norm",
+        "skipped",
+        "tflops",
+        "mfu",
+    }
     keys = {
         "header": {"recipe", "versions", "commit", "hardware"},
         "step": {"step"} | of_step,
@@ -367,13 +377,15 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
 
 @linux
 def test_a_disk_that_is_full_at_the_export_is_named_and_nothing_is_lost(
-    forks: tiny.Forks, unbroken: Path, tmp_path: Path
+    forks: tiny.Forks, tmp_path: Path
 ) -> None:
-    out, size = tmp_path / "out", (unbroken / "model/model.safetensors").stat().st_size
-    shutil.copytree(unbroken, out)
+    out, wide = tmp_path / "out", "--set=model.width=32"  # its weights outgrow its records
+    assert forks.run(out, wide)[0] == 0
+    shutil.copytree(out, tmp_path / "whole")
+    size = (out / "model/model.safetensors").stat().st_size
     shutil.rmtree(out / "model")
     (out / "summary.json").unlink()
-    code, log = forks.run(out, limit=size - 1)
+    code, log = forks.run(out, wide, limit=size - 1)
     assert code == 1, log
     assert f"{out / 'model'}: " in log.splitlines()[-1] and "Traceback" not in log
     assert sorted(path.name for path in out.iterdir()) == [
@@ -382,5 +394,5 @@ def test_a_disk_that_is_full_at_the_export_is_named_and_nothing_is_lost(
         "records.jsonl",
         "tokenizer",
     ]
-    assert forks.run(out)[0] == 0
-    tiny.assert_same_run(out, unbroken)
+    assert forks.run(out, wide)[0] == 0
+    tiny.assert_same_run(out, tmp_path / "whole")

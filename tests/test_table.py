@@ -42,8 +42,17 @@ def summary(**changes: Any) -> dict[str, Any]:
         "replayed_share": 0.25,
         "flops": 1.234e15,
         "seconds": 612.4,
+        "throughput": SPEED,
     }
     return {**whole, **changes}
+
+
+SPEED = {
+    "tokens_per_second": 41_000.0,
+    "peak_tflops": 989.0,
+    "full": {"tflops": 440.0, "mfu": 0.4449},
+    "causal": {"tflops": 396.0, "mfu": 0.4004},
+}
 
 
 def shown(found: dict[str, Any], *, width: int = 120, metric: str = "loss") -> str:
@@ -78,6 +87,20 @@ def test_what_was_spent_is_shown() -> None:
     assert "2,457,600 (1,843,200 fresh)" in line(text, "tokens     ")
     assert "1.23e+15" in line(text, "FLOPs")
     assert "finished" in line(text, "end")
+
+
+def test_speed_is_shown_in_both_conventions_and_with_its_peak() -> None:
+    text = shown(summary())
+    assert "41,000 tokens/s" in line(text, "speed")
+    assert "440 (attention in full), 396 (halved: causal)" in line(text, "TFLOP/s")
+    assert "44.5% and 40.0% of 989 TFLOP/s" in line(text, "MFU")
+    unknown = {each: SPEED[each] | {"mfu": None} for each in ("full", "causal")}
+    text = shown(summary(throughput=SPEED | unknown | {"peak_tflops": None}))
+    assert "TFLOP/s" in text and "MFU" not in text
+    none = {"tflops": None, "mfu": None}
+    bare = {"tokens_per_second": None, "peak_tflops": None, "full": none, "causal": none}
+    text = shown(summary(throughput=bare))
+    assert not {"speed", "TFLOP/s", "MFU"} & set(text.split())
 
 
 def test_a_narrow_console_loses_no_figure() -> None:

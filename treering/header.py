@@ -16,6 +16,7 @@ from treering.build import Data
 from treering.config import Recipe
 from treering.forward import Forward
 from treering.learner import Learner
+from treering.speed import Speed, peak
 
 
 def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
@@ -31,23 +32,41 @@ def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
         "parameters": total,
         "multiplying_parameters": multiplying,
         "flops_per_token": learner.flops_per_token,
+        "speed": speed(recipe, learner).described(),
         **_machine(learner.forward),
     }
 
 
+def speed(recipe: Recipe, learner: Learner) -> Speed:
+    """What the run's speed is measured in."""
+    forward = learner.forward
+    layers, width = model.shape(forward.root.model)
+    hardware = _hardware(forward)
+    return Speed(
+        learner.flops_per_token,
+        learner.flops_per_token - 6.0 * layers * width * recipe.length,
+        forward.mesh.world,
+        peak(hardware["device"], hardware["precision"]),
+    )
+
+
 def _machine(forward: Forward) -> dict[str, Any]:
     versions = {name: _version(name) for name in ("treering", "torch", "transformers", "numpy")}
-    on_gpu = forward.mesh.device.type == "cuda"
     return {
         "versions": versions | {"python": platform.python_version()},
         "commit": _commit(),
-        "hardware": {
-            "device": torch.cuda.get_device_name() if on_gpu else _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processes": forward.mesh.world,
-            "precision": "bf16" if forward.dtype is not None else "fp32",
-        },
+        "hardware": _hardware(forward),
+    }
+
+
+def _hardware(forward: Forward) -> dict[str, Any]:
+    on_gpu = forward.mesh.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": forward.mesh.world,
+        "precision": "bf16" if forward.dtype is not None else "fp32",
     }
 
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from treering.config import Recipe
 from treering.interruption import Diverged
 from treering.ledger import Ledger
 from treering.loop import Trained
 from treering.records import Records
+from treering.speed import Speed
 from treering.trackers import Mirror
 
 PENDING = 32  # steps that may wait; a kill loses no more records than the resumed run repeats
@@ -21,11 +23,11 @@ PENDING = 32  # steps that may wait; a kill loses no more records than the resum
 class Journal:
     """`records.jsonl` with the last few steps still to be written."""
 
-    def __init__(self, path: Path | None, phases: list[str], max_skipped: int) -> None:
+    def __init__(self, path: Path | None, recipe: Recipe, speed: Speed) -> None:
         """Without a path (on all ranks but the first) nothing is kept."""
-        self._max_skipped, self._in_a_row = max_skipped, 0
+        self._max_skipped, self._in_a_row, self._speed = recipe.guard.max_skipped, 0, speed
         self._records = Records(path) if path else None
-        self._phases = phases
+        self._phases = [phase.name for phase in recipe.phases]
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
         self.mirrors: Sequence[Mirror] = ()
         self.loss, self.tokens_per_second = float("nan"), 0.0  # of the last steps written
@@ -91,7 +93,7 @@ class Journal:
             "grad_norm": float(metrics.grad_norm),
             "skipped": float(metrics.skipped),
             "replayed": float(batch.replayed.mean()),
-            "tokens_per_second": batch.predicted / max(took, 1e-9),
+            **self._speed.of(batch.predicted, took),
             "tokens": ledger.tokens,
             "fresh_tokens": ledger.fresh_tokens,
             "flops": ledger.flops,

@@ -13,7 +13,7 @@ from treering import build, cache, folder, model, outcome, records
 from treering.batch import Batch
 from treering.config import Recipe, Table
 from treering.extension import changes
-from treering.header import header
+from treering.header import header, speed
 from treering.interruption import Interruption, Preempted, interruption, reason
 from treering.journal import Journal
 from treering.ledger import Ledger
@@ -87,8 +87,7 @@ class Run:
         writes = out / "records.jsonl" if self.mesh.rank == 0 else None
         if writes:
             records.cut(writes, self.state.step if found else -1, scored=self.unscored is None)
-        names = [phase.name for phase in recipe.phases]
-        self.journal = Journal(writes, names, recipe.guard.max_skipped)
+        self.journal = Journal(writes, recipe, speed(recipe, parts.learner))
 
     def walk(self, changed: list[str]) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
@@ -166,9 +165,9 @@ class Run:
 
     def _show(self, phase: str) -> None:
         self.journal.flush()
-        step, steps, speed = self.state.step, sum(self.data.steps), self.journal.tokens_per_second
-        left = (steps - step) * self.recipe.rows * self.recipe.length / max(speed, 1e-9)
-        self.live.show(Progress(phase, step, steps, self.journal.loss, speed, left))
+        step, steps, rate = self.state.step, sum(self.data.steps), self.journal.tokens_per_second
+        left = (steps - step) * self.recipe.rows * self.recipe.length / max(rate, 1e-9)
+        self.live.show(Progress(phase, step, steps, self.journal.loss, rate, left))
 
     def _score(self, phase: str, heard: Interruption, *, ends: bool = False) -> bool:
         """Whether all is scored; where an interruption came first, the resumed run scores anew."""

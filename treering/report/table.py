@@ -174,9 +174,28 @@ def _cost_lines(summary: Summary) -> list[str]:
         f"replayed   {share} of the tokens (asked {asked:.2%})",
         f"tokens     {_count(summary['tokens'])} ({_count(summary['fresh_tokens'])} fresh)",
         f"FLOPs      {NONE if flops is None else f'{flops:.3g}'}",
+        *_speed_lines(summary["throughput"]),
         f"seconds    {NONE if seconds is None else f'{seconds:,.0f}'}",
         f"end        {summary['end'] or 'not reached'}",
     ]
+
+
+def _speed_lines(found: Summary) -> list[str]:
+    """Tokens/s, and TFLOP/s of a device with the convention and the peak named."""
+    if found["tokens_per_second"] is None:
+        return []
+    lines = [f"speed      {found['tokens_per_second']:,.0f} tokens/s (median of steps)"]
+    each = ", ".join(
+        f"{found[name]['tflops']:.3g} {meaning}"
+        for name, meaning in (("full", "(attention in full)"), ("causal", "(halved: causal)"))
+        if found[name]["tflops"] is not None
+    )
+    if each:
+        lines.append(f"TFLOP/s    {each}")
+    if found["peak_tflops"]:
+        shares = " and ".join(f"{found[name]['mfu']:.1%}" for name in ("full", "causal"))
+        lines.append(f"MFU        {shares} of {found['peak_tflops']:,.0f} TFLOP/s")
+    return lines
 
 
 def _is_difference(metric: str) -> bool:
