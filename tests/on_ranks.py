@@ -54,7 +54,7 @@ def evaluation(place: Path, mesh: Mesh) -> None:
     assert score(learner.forward, text).loss == after
     # Where nobody settles, the root holds gathered weights, and a write to them is lost.
     with torch.no_grad():
-        learner.forward(text.tokens[: learner.forward.rows])
+        learner.forward(text.tokens[: learner.forward.rows], learner.forward.rows)
     left = learner.forward.root.model.parameters()
     gathered = [param for param in left if not isinstance(param, DTensor)]
     assert gathered

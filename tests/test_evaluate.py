@@ -155,8 +155,8 @@ def test_bits_per_byte_by_hand() -> None:
     """Four predictions at ln 2 nats each are four bits; their tokens are 1, 2, 2 and 3 bytes."""
 
     class Half(torch.nn.Module):
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return torch.full((len(tokens),), math.log(2.0))
+        def forward(self, tokens: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return counts.sum(), torch.full((len(tokens),), math.log(2.0))
 
     half = Half()
     forward = Forward(half, half, Mesh(), None, rows=2)  # type: ignore[arg-type]

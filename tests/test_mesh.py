@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from treering import build, config, records
 
-CLOSE = 1e-5  # of fp32 sums in another order, after 50 steps
+CLOSE = 1e-5  # of fp32 sums in another order, after 50 steps; norms differ more
 ROUNDED = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "bits_per_byte", "dot", "cosine",
            "earlier_cosine", "fresh_norm", "earlier_norm")  # fmt: skip
 
@@ -58,7 +58,7 @@ def assert_same_to_rounding(
         assert a.keys() == b.keys()
         for name, value in a.items():
             if name in ROUNDED and value is not None:
-                near = 10 * close if name == "grad_norm" else close
+                near = 100 * close if name == "grad_norm" else close
                 assert value == pytest.approx(b[name], rel=near, abs=near)
             else:
                 assert value == b[name], name

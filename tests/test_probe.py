@@ -56,7 +56,8 @@ def test_cosines_are_those_of_gradients_by_hand(
     parts = [fresh, *np.split(stream.tokens(drawn), 2)]
 
     def gradient(tokens: np.ndarray) -> torch.Tensor:
-        loss = learner.forward.root(torch.from_numpy(tokens)).mean()
+        counts = torch.full((len(tokens),), 1 / len(tokens))
+        loss, _ = learner.forward.root(torch.from_numpy(tokens), counts)
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, learner.params)]).double()
 
     new, old, other = (gradient(part) for part in parts)

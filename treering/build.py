@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
 from treering import downstream, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
-from treering.forward import Forward
+from treering.forward import Forward, is_linear
 from treering.forward import forward as callable_as
 from treering.identity import identity
 from treering.learner import Learner
@@ -21,12 +22,13 @@ from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
 from treering.methods import memories, schedules, updates
+from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
 from treering.protocols import Memory, Schedule, Update
 from treering.schema import construct, near
-from treering.store import Store, open_store
+from treering.store import Store
 from treering.stream import Stream
 from treering.weights import read
 
@@ -75,10 +77,10 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     for name, corpus in recipe.corpora.items():
         paths = shelf.cached(corpus.train, corpus.validation, words, cache)
         train.append(
-            _open(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
+            shelf.opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
         )
         assert paths[1] is not None, "every corpus has a validation"
-        validation[name] = _open(paths[1], f"corpora.{name}.validation", mark, size)
+        validation[name] = shelf.opened(paths[1], f"corpora.{name}.validation", mark, size)
     plan = planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
     digests = {
         name: {"train": store.digest if store else "", "validation": validation[name].digest}
@@ -141,7 +143,6 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     update = _update(recipe, recipe.update, "update")
     rates = schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
-    unread = next(begun.parameters()).is_meta
     layers, width = model.shape(begun)
     per_token = flops_per_token(
         model.count(begun)[1], layers=layers, width=width, length=recipe.length
@@ -149,9 +150,6 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     vocabulary = model.size(begun)
     call = forward(recipe, begun, mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
-    if unread:
-        assert recipe.model.from_ is not None
-        read(pretrained.folder(recipe.model.from_), learner.weights)
     return Parts(
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
         learner,
@@ -169,10 +167,20 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
 
 
 def forward(recipe: Recipe, begun: PreTrainedModel, mesh: Mesh) -> Forward:
-    """The root module of a model, callable as the recipe's `[compute]` says."""
-    root = model.Root(begun, NextToken())
+    """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
+    out are read into it."""
+    unread = next(begun.parameters()).is_meta
+    root = model.Root(begun, NextToken(None))
     rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
-    return callable_as(root, recipe.compute, rows, mesh)
+    call = callable_as(root, recipe.compute, rows, mesh)
+    if unread:
+        assert recipe.model.from_ is not None
+        read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
+    if is_linear(call, NextToken(), root.objective):
+        compiled = recipe.compute.compile and mesh.grid is not None  # else the whole root is
+        loss = torch.compile(linear_cross_entropy, dynamic=False) if compiled else None
+        root.objective = NextToken(loss or linear_cross_entropy)
+    return call
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
@@ -197,16 +205,6 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
         for corpus in recipe.corpora.values()
     ]
     return shelf.cached_tokenizer(texts, wanted.train, cache)
-
-
-def _open(path: str, key: str, mark: str, vocabulary: int) -> Store:
-    store = open_store(path, vocabulary=vocabulary)
-    if store.tokenizer is not None and store.tokenizer != mark:
-        raise Invalid(
-            f"{key} = {path!r}: made with tokenizer {store.tokenizer[:12]}, the run uses "
-            f"{mark[:12]}; prepare it with the run's tokenizer, or name that one in [tokenizer]"
-        )
-    return store
 
 
 def _update(recipe: Recipe, table: Table, where: str) -> Update:

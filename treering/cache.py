@@ -24,7 +24,7 @@ from treering import text as texts
 from treering import tokenizer as tokenizers
 from treering.config import Invalid
 from treering.prepare import DEFAULT, Options, prepare
-from treering.store import is_store
+from treering.store import Store, is_store, open_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -115,6 +115,18 @@ def _training(sources: Sequence[tuple[str, float | None]], field: str) -> Iterat
             left -= len(data)
             if left <= 0:
                 break
+
+
+def opened(path: str, key: str, mark: str, vocabulary: int) -> Store:
+    """A store for a run whose tokenizer is `mark`; `key` of the recipe names it. Raises Invalid if
+    another tokenizer made it."""
+    store = open_store(path, vocabulary=vocabulary)
+    if store.tokenizer is not None and store.tokenizer != mark:
+        raise Invalid(
+            f"{key} = {path!r}: made with tokenizer {store.tokenizer[:12]}, the run uses "
+            f"{mark[:12]}; prepare it with the run's tokenizer, or name that one in [tokenizer]"
+        )
+    return store
 
 
 def _key(*facts: object) -> str:

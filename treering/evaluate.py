@@ -82,7 +82,7 @@ def score(forward: Forward, text: HeldOut) -> Score:
     """Mean loss over all predictions of the windows, summed in float64; each rank has its rows."""
     forward.root.eval()
     losses = [
-        forward(tokens)[:rows].double() for tokens, rows in forward.micro_batches(text.tokens)
+        forward(tokens, rows)[1].double() for tokens, rows in forward.micro_batches(text.tokens)
     ]
     forward.settle()
     loss = float(forward.mesh.sum(torch.cat(losses).sum()) / len(text.tokens))

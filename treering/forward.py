@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
@@ -17,6 +18,9 @@ from treering import config
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.model import Root, blocks
+from treering.protocols import Objective
+
+Call = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,24 @@ class Forward:
     """
 
     root: Root
-    call: Callable[[torch.Tensor], torch.Tensor]
+    call: Call
     mesh: Mesh
     dtype: torch.dtype | None  # of autocast; None is fp32 throughout
     rows: int
 
-    def __call__(self, tokens: NDArray[np.int64]) -> torch.Tensor:
-        """int64[rows, length + 1] -> loss of each row in nats/token, float32[rows]."""
+    def __call__(
+        self, tokens: NDArray[np.int64], counted: int, count: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64[rows, length + 1] -> (count * the sum of the losses of the first `counted` rows,
+        with gradient; loss of each of these in nats/token, float32[counted], without)."""
         assert len(tokens) == self.rows
         device = self.mesh.device
         on_device = torch.from_numpy(tokens).to(device, non_blocking=True)
+        counts = torch.full((self.rows,), count, device=device)
+        counts[counted:] = 0
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return self.call(on_device)
+            total, losses = self.call(on_device, counts)
+        return total, losses[:counted]
 
     def settle(self) -> None:
         """After calls without a backward pass: let the root go of the weights that it gathered.
@@ -82,7 +92,7 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
     dtype = _precision(compute.precision, mesh.device)
-    call: Callable[[torch.Tensor], torch.Tensor] = root
+    call: Call = root
     if mesh.grid is None:
         root.to(mesh.device)
         call = torch.compile(root, dynamic=False) if compute.compile else root
@@ -104,3 +114,32 @@ def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda" and not able:
         raise Invalid("compute.precision = 'bf16': this device has no bf16; use 'fp32' or 'auto'")
     return torch.bfloat16
+
+
+@torch.no_grad()
+def is_linear(forward: Forward, chunked: Objective, whole: Objective) -> bool:
+    """Whether a model's losses are the same by `chunked`, which multiplies hidden states and head
+    itself, as by `whole`, which asks for the model's logits.
+
+    They are not where these have a bias, a cap or a scale, and no config says that of all models.
+    So the model is asked, over a few tokens, with its head made 1,024 times as large (which is
+    exact, and undone): a cap shows at large logits alone. All ranks must ask.
+    """
+    root = forward.root
+    head = root.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return False
+    given, was = root.objective, root.training
+    tokens = torch.arange(9, device=forward.mesh.device)[None] % head.weight.shape[0]
+    count = torch.ones(1, device=forward.mesh.device)
+    head.weight.mul_(1024)
+    root.eval()
+    losses = []
+    with torch.compiler.set_stance("force_eager"):
+        for root.objective in (chunked, whole):
+            losses.append(root(tokens, count)[1])
+            forward.settle()
+    root.train(was)
+    head.weight.div_(1024)
+    root.objective = given
+    return torch.allclose(losses[0], losses[1], rtol=1e-4)

@@ -60,9 +60,9 @@ class Learner:
         forward.root.train()
         kept = []
         for tokens, rows in forward.micro_batches(batch.tokens):
-            losses = forward(tokens)[:rows]
-            (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
-            kept.append(losses.detach())
+            total, losses = forward(tokens, rows, 1 / len(batch))
+            total.backward()  # type: ignore[no-untyped-call]
+            kept.append(losses)
         losses = torch.cat(kept)
         own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
         sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))

@@ -42,9 +42,12 @@ class Root(nn.Module):
         self.model = model
         self.objective = objective
 
-    def forward(self, tokens_BL1: torch.Tensor) -> torch.Tensor:
-        """int64[B, L + 1] -> loss of each row in nats/token, float32[B]."""
-        return self.objective(self.model, tokens_BL1)
+    def forward(
+        self, tokens_BL1: torch.Tensor, counts_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64[B, L + 1] and what each row counts, float32[B] -> (sum of counts * losses, with
+        gradient; loss of each row in nats/token, float32[B], without)."""
+        return self.objective(self.model, tokens_BL1, counts_B)
 
 
 def build(

@@ -22,6 +22,7 @@ from treering.batch import Batch, Refs
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 Schedule = Callable[[int], float]
 """The rate at a step of the run, counted from 0. Pure; never saved."""
@@ -56,8 +57,12 @@ class Memory(Protocol):
 class Objective(Protocol):
     """Per-sample losses, computed inside the forward of the one root module."""
 
-    def __call__(self, model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens int64[n, length + 1] -> mean loss of each row in nats/token, float32[n]."""
+    def __call__(
+        self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """tokens int64[n, length + 1], counts float32[n] -> (the sum of counts * losses, of which
+        the gradient is taken; the mean loss of each row in nats/token, float32[n], without one).
+        """
 
 
 @dataclass(frozen=True)

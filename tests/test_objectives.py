@@ -1,0 +1,141 @@
+"""Cross-entropy without the logits of a whole batch is cross-entropy, and knows when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_model import KINDS
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PhiConfig
+
+from treering import config, model
+from treering.forward import forward, is_linear
+from treering.mesh import Mesh
+from treering.methods.objectives import NextToken, cross_entropy
+from treering.methods.objectives.cross_entropy import linear_cross_entropy
+
+POSITIONS, WIDTH, VOCABULARY = 50, 16, 300
+Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(params=[1, 7, 50, 1000])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Positions of a chunk: one, some that do not divide, all, more than there are."""
+    monkeypatch.setattr(cross_entropy, "ON_CPU", request.param * VOCABULARY)
+    return request.param
+
+
+def given(seed: int = 0) -> Given:
+    luck = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=luck, requires_grad=True)
+    head = torch.randn(VOCABULARY, WIDTH, generator=luck).requires_grad_()
+    targets = torch.randint(0, VOCABULARY, (POSITIONS,), generator=luck)
+    counts = torch.rand(POSITIONS, generator=luck) * (torch.rand(POSITIONS, generator=luck) > 0.3)
+    return hidden, head, targets, counts
+
+
+def by_logits(hidden: Any, head: Any, targets: Any, counts: Any) -> tuple[Any, Any]:
+    losses = functional.cross_entropy((hidden @ head.t()).float(), targets, reduction="none")
+    return (counts * losses).sum(), losses.detach()
+
+
+def outcome(loss: Callable[..., Any], inputs: Given, factor: float = 3.0) -> list[torch.Tensor]:
+    """Total, losses and both gradients of a multiple of the total."""
+    total, losses = loss(*inputs)
+    (factor * total).backward()
+    hidden, head = inputs[:2]
+    assert hidden.grad is not None and head.grad is not None
+    return [total.detach(), losses, hidden.grad, head.grad]
+
+
+def test_it_is_cross_entropy_with_its_gradients(chunk: int) -> None:
+    for found, wanted in zip(
+        outcome(linear_cross_entropy, given()), outcome(by_logits, given()), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=5e-6)
+
+
+def test_without_gradient_it_is_the_same(chunk: int) -> None:
+    with torch.no_grad():
+        total, losses = linear_cross_entropy(*given())
+    wanted = outcome(by_logits, given())
+    torch.testing.assert_close(total, wanted[0])
+    torch.testing.assert_close(losses, wanted[1])
+
+
+def test_under_autocast_products_are_bf16_and_losses_fp32(chunk: int) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, wanted = outcome(linear_cross_entropy, given()), outcome(by_logits, given())
+    assert {tensor.dtype for tensor in found} == {torch.float32}
+    torch.testing.assert_close(found[1], wanted[1], rtol=1e-6, atol=1e-6)  # the same bf16 logits
+    for a, b in zip(found[2:], wanted[2:], strict=True):
+        assert float((a - b).norm() / b.norm()) < 0.01
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_compiled_it_is_the_same() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(linear_cross_entropy, dynamic=False, fullgraph=True)
+    for found, wanted in zip(
+        outcome(compiled, given()), outcome(linear_cross_entropy, given()), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=5e-6)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers in a tensor that was made."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return made
+
+
+def test_the_logits_of_a_batch_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "ON_CPU", 10 * VOCABULARY)
+    with Largest() as seen:
+        outcome(linear_cross_entropy, given())
+    assert seen.size == max(VOCABULARY * WIDTH, 10 * VOCABULARY)
+    with Largest() as seen:
+        outcome(by_logits, given())
+    assert seen.size == POSITIONS * VOCABULARY
+
+
+SMALL = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "intermediate_size": 32, "pad_token_id": 0}  # fmt: skip
+ODD: dict[str, Callable[[], Any]] = {
+    "a cap": lambda: Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=30.0),
+    "a scale": lambda: CohereConfig(**SMALL, logit_scale=0.25),
+    "a bias": lambda: PhiConfig(**SMALL),
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *ODD])
+def test_a_model_is_asked_whether_its_logits_are_hidden_states_times_head(kind: str) -> None:
+    """And its loss is that of transformers either way."""
+    torch.manual_seed(3)
+    made = AutoModelForCausalLM.from_config((KINDS | ODD)[kind]())
+    before = [param.detach().clone() for param in made.parameters()]
+    root = model.Root(made, NextToken(None))
+    call = forward(root, config.Compute(compile=False, precision="fp32"), 2, Mesh())
+    linear = is_linear(call, NextToken(), root.objective)
+    assert linear == (kind in KINDS)
+    assert root.objective == NextToken(None)
+    assert all(torch.equal(a, b) for a, b in zip(before, made.parameters(), strict=True))
+    if linear:
+        root.objective = NextToken()
+    root.eval()
+    tokens = np.arange(22).reshape(2, 11)
+    with torch.no_grad():
+        ids = torch.from_numpy(tokens)
+        wanted = made(input_ids=ids, labels=ids).loss
+        assert float(call(tokens, 2)[1].mean()) == pytest.approx(float(wanted), rel=1e-5)

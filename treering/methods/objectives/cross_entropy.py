@@ -1,0 +1,96 @@
+"""Cross-entropy of a linear head, chunk by chunk: the logits of a whole batch never exist.
+
+Each chunk's gradient is made in the forward pass, while its logits are at hand, so nothing is
+computed twice; this needs to know beforehand what each position counts in the total. It is the way
+of Liger's fused kernel (arXiv 2410.10989, section 3.2), in plain PyTorch that compiles.
+
+Shape suffixes: N positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+ON_CPU, ON_DEVICE = 2**22, 2**27  # logits of a chunk: what a cache holds; what fills a device
+
+
+def linear_cross_entropy(
+    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, counts_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of counts * losses, float32[]; losses in nats, float32[N], without gradient).
+
+    Products are in autocast's precision, the losses and the sum over positions of the head's
+    gradient in fp32.
+    """
+    if torch.is_grad_enabled():
+        found: tuple[torch.Tensor, torch.Tensor] = _Chunked.apply(  # type: ignore[no-untyped-call]
+            hidden_ND, head_VD, targets_N, counts_N
+        )
+        return found
+    hidden_ND, head_VD = _cast(hidden_ND, head_VD)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        parts = [
+            _losses(hidden_ND[rows] @ head_VD.t(), targets_N[rows])[0]
+            for rows in _chunks(hidden_ND, head_VD)
+        ]
+    losses = torch.cat(parts)
+    return (counts_N * losses).sum(), losses
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        head_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        counts_N: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kinds = hidden_ND.dtype, head_VD.dtype
+        hidden_ND, head_VD = _cast(hidden_ND, head_VD)
+        ids_V = torch.arange(head_VD.shape[0], device=head_VD.device)
+        all_losses, to_hidden = [], []
+        to_head = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            for rows in _chunks(hidden_ND, head_VD):
+                logits = (hidden_ND[rows] @ head_VD.t()).float()
+                losses, normalizer = _losses(logits, targets_N[rows])
+                all_losses.append(losses)
+                chances = torch.exp(logits - normalizer[:, None])
+                is_target = (ids_V == targets_N[rows, None]).float()
+                slope = ((chances - is_target) * counts_N[rows, None]).to(head_VD.dtype)
+                to_hidden.append(slope @ head_VD)
+                to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+        losses = torch.cat(all_losses)
+        ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
+        ctx.mark_non_differentiable(losses)
+        return (counts_N * losses).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+        to_hidden, to_head = ctx.saved_tensors
+        return total * to_hidden, total * to_head, None, None
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(losses, log of the sum of exponentials), float32[chunk] each."""
+    logits = logits.float()
+    normalizer = logits.logsumexp(1)
+    return normalizer - logits.gather(1, targets[:, None])[:, 0], normalizer
+
+
+def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As autocast would have them."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+
+
+def _chunks(hidden_ND: torch.Tensor, head_VD: torch.Tensor) -> list[slice]:
+    """Slices of positions, as many as fit."""
+    logits = ON_CPU if hidden_ND.device.type == "cpu" else ON_DEVICE
+    size = max(1, logits // head_VD.shape[0])
+    return [slice(at, at + size) for at in range(0, hidden_ND.shape[0], size)]
