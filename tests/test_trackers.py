@@ -309,4 +309,5 @@ def test_without_trackers_nothing_is_left_of_them(plain: Path) -> None:
         "recipe.toml",
         "records.jsonl",
         "summary.json",
+        "tokenizer",
     }
