@@ -31,7 +31,7 @@ RANKS = (
     "cache journal",
     "build",
     "header scoring",
-    "outcome estimate launch",
+    "outcome estimate launch verify",
     "extension",
     "training engines",
     "study",

@@ -85,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--task-limit", type=int, metavar="N", help="documents of each task")
     evaluate.set_defaults(verb=verbs.evaluate)
 
+    verify = known.add_parser("verify", help="reads every byte of a store or of a run again")
+    verify.add_argument("paths", nargs="+", metavar="STORE|RUN")
+    verify.set_defaults(verb=verbs.verify)
+
     export = known.add_parser("export", help="a folder for AutoModelForCausalLM.from_pretrained")
     export.add_argument("run")
     export.add_argument("--out", required=True, metavar="FOLDER")

@@ -115,11 +115,12 @@ def is_store(path: str | Path) -> bool:
     return Path(path).suffix in (".bin", ".idx", ".npy") and Path(path).is_file()
 
 
-def open_store(path: str | Path, *, vocabulary: int | None = None) -> Store:
+def open_store(path: str | Path, *, vocabulary: int | None = None, whole: bool = False) -> Store:
     """Opens the prefix `X` of X.bin and X.idx, either of the two, or a flat file of tokens.
 
     A flat file is a `.npy` of integers, or a `.bin` without an index: uint16 if the vocabulary is
-    unknown or at most 65,536, else uint32. Foreign stores open with a warning.
+    unknown or at most 65,536, else uint32. Foreign stores open with a warning. `whole`: every byte
+    is compared with what was prepared, not only where the file's time says that it was changed.
     """
     name = str(path)
     if name.endswith(".npy"):
@@ -138,7 +139,7 @@ def open_store(path: str | Path, *, vocabulary: int | None = None) -> Store:
     if facts is None:
         return _foreign(tokens, dtype, documents=documents, index=index.sha256())
     try:
-        _verify(facts, tokens, index)
+        _verify(facts, tokens, index, whole)
         digest, text = str(facts["bin"]["sha256"]), int(facts["bytes"])
         fingerprint = str(facts["tokenizer"])
     except Invalid:
@@ -186,11 +187,9 @@ def _sidecar(path: Path) -> dict[str, Any] | None:
     return facts
 
 
-def _verify(facts: dict[str, Any], tokens: File, index: File) -> None:
-    """Whether the files are those that the sidecar was written for.
-
-    The index is hashed at each opening, the tokens only where their time of change differs.
-    """
+def _verify(facts: dict[str, Any], tokens: File, index: File, whole: bool) -> None:
+    """Whether the files are those that the sidecar was written for. The index is hashed at each
+    opening, the tokens where their time of change differs, or all are asked for."""
     remedy = "restore it or prepare the store anew"
     if facts["treering_store"] != VERSION:
         raise Invalid(f"{tokens.path}: made by another version of treering; prepare it anew")
@@ -198,7 +197,7 @@ def _verify(facts: dict[str, Any], tokens: File, index: File) -> None:
         raise Invalid(f"{tokens.path}: its size is not what was prepared; {remedy}")
     if index.sha256() != facts["idx"]["sha256"]:
         raise Invalid(f"{index.path}: was changed after it was prepared; {remedy}")
-    unchanged = tokens.mtime_ns == facts["bin"]["mtime_ns"]
+    unchanged = not whole and tokens.mtime_ns == facts["bin"]["mtime_ns"]
     if not unchanged and tokens.sha256() != facts["bin"]["sha256"]:
         raise Invalid(f"{tokens.path}: was changed after it was prepared; {remedy}")
 

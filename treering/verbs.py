@@ -127,6 +127,20 @@ def _tasks(options: argparse.Namespace, recipe: Recipe | None) -> int:
     return 0
 
 
+def verify(options: argparse.Namespace) -> int:
+    from treering.verify import verify as findings
+
+    damaged = 0
+    for path in options.paths:
+        for found in findings(path):
+            damaged += found.damage is not None
+            said = f"DAMAGED  {found.path}: {found.damage}" if found.damage else (
+                f"sound    {found.path}" + (f": {found.note}" if found.note else "")
+            )  # fmt: skip
+            print(said, flush=True)
+    return 1 if damaged else 0
+
+
 def compare(options: argparse.Namespace) -> int:
     from treering.analysis.compare import compare as compared
     from treering.analysis.runs import gather

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -59,6 +59,21 @@ def read(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
 def holds(folder: Path, names: Sequence[str]) -> bool:
     """Whether the folder's files have these weights under these very names."""
     return set(names) <= set(_files(folder))
+
+
+def check(folder: Path) -> str | None:
+    """What is wrong with a folder's files: one that cannot be read, or a weight of the index that
+    is missing; None if nothing."""
+    try:
+        found = _files(folder)
+        index = folder / "model.safetensors.index.json"
+        wanted = json.loads(index.read_text())["weight_map"] if index.exists() else {}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    missing = [name for name in wanted if name not in found]
+    if missing or not found:
+        return f"has no weight {missing[0]!r}" if missing else "holds no weights"
+    return None
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,68 @@
+"""Is what lies on the disk what was written? Every byte of a store or of a run is read again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from treering import checkpoint, config, records
+from treering.config import Invalid
+from treering.store import is_store, open_store
+from treering.weights import check
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A store, a checkpoint, an exported model or records: what is wrong with it, None if nothing;
+    and what there is to say of it."""
+
+    path: str
+    damage: str | None
+    note: str = ""
+
+
+def verify(name: str) -> Iterator[Finding]:
+    """The findings of a store or of a run folder, one after another. Raises Invalid where the name
+    is of neither."""
+    folder = Path(name)
+    if (folder / "records.jsonl").exists():
+        yield from _run(folder)
+    elif is_store(name):
+        yield _store(name)
+    else:
+        raise Invalid(f"{name}: is neither a store (X of X.bin and X.idx) nor the folder of a run")
+
+
+def _run(folder: Path) -> Iterator[Finding]:
+    found = records.read(folder)
+    torn = not (folder / "records.jsonl").read_bytes().endswith(b"\n")
+    said = "the last line is torn; it is left out" if torn else f"{len(found):,} records"
+    yield Finding(str(folder / "records.jsonl"), None if found else "holds no record", said)
+    for path in sorted((folder / "checkpoints").glob("step-*")):
+        yield Finding(str(path), checkpoint.damaged(path))
+    if (folder / "model").exists():
+        yield Finding(str(folder / "model"), check(folder / "model"))
+    try:
+        recipe = config.load(folder / "recipe.toml")
+    except Invalid as error:
+        yield Finding(str(folder / "recipe.toml"), str(error))
+        return
+    for corpus in recipe.corpora.values():
+        for text in (corpus.train, corpus.validation):
+            if isinstance(text, str) and is_store(text):
+                yield _store(text)
+
+
+def _store(name: str) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign one, which is said below
+            store = open_store(name, whole=True)
+        store.close()
+    except Invalid as error:
+        return Finding(name, str(error))
+    known = store.tokenizer is not None
+    note = "as it was prepared" if known else "foreign: nobody wrote down what it was"
+    return Finding(name, None, f"{store.tokens:,} tokens, {note}")
