@@ -105,11 +105,14 @@ class Guard:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the arithmetic is done. `deterministic` absent: on for CPU, off for accelerators."""
+    """How the arithmetic is done. `deterministic` absent: on for CPU, off for accelerators.
+    `recompute` activations of layers in the backward pass, to save memory: "none", "selective"
+    (all but products and attention) or "full"."""
 
     compile: bool = True
     precision: str = "auto"
     deterministic: bool | None = None
+    recompute: str = "none"
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,8 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(
         precision in ("auto", "fp32", "bf16"), "compute.precision", precision, "auto, fp32 or bf16"
     )
+    kinds, recompute = ("none", "selective", "full"), recipe.compute.recompute
+    want(recompute in kinds, "compute.recompute", recompute, f"one of {kinds}")
     every_tokens = {
         "evaluate.every_tokens": recipe.evaluate.every_tokens,
         "checkpoint.every_tokens": recipe.checkpoint.every_tokens,

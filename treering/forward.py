@@ -6,12 +6,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 from transformers import PreTrainedModel
 
 from treering import config
@@ -92,6 +99,8 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
     dtype = _precision(compute.precision, mesh.device)
+    for layer in blocks(root.model) if compute.recompute != "none" else ():
+        _recompute(layer, selective=compute.recompute == "selective")
     call: Call = root
     if mesh.grid is None:
         root.to(mesh.device)
@@ -102,6 +111,37 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
             layer.compile(dynamic=False)
         mesh.shard(root, layers, dtype)
     return Forward(root, call, mesh, dtype, rows)
+
+
+def _recompute(layer: nn.Module, *, selective: bool) -> None:
+    """Do the layer's forward pass again in the backward pass, all of it or all but what is KEPT.
+    Its own forward is replaced, so that hooks, such as FSDP's, are called once."""
+    once = layer.forward
+    contexts = partial(create_selective_checkpoint_contexts, _kept)
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if selective:
+            return checkpoint(once, *args, use_reentrant=False, context_fn=contexts, **named)
+        return checkpoint(once, *args, use_reentrant=False, **named)
+
+    layer.forward = forward
+
+
+def _kept(context: Any, operation: Any, *args: Any, **named: Any) -> CheckpointPolicy:
+    """Products and attention are kept: the rest costs little to do again."""
+    keep = operation in KEPT
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+aten = torch.ops.aten
+KEPT = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+}
 
 
 def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
