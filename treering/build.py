@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from treering import cache as shelf
 from treering import downstream, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
-from treering.forward import Forward, is_linear
+from treering.forward import Forward, check_documents, is_linear
 from treering.forward import forward as callable_as
 from treering.identity import identity
 from treering.learner import Learner
@@ -148,7 +148,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         model.count(begun)[1], layers=layers, width=width, length=recipe.length
     )
     vocabulary = model.size(begun)
-    call = forward(recipe, begun, mesh)
+    call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
     return Parts(
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
@@ -166,20 +166,23 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     )
 
 
-def forward(recipe: Recipe, begun: PreTrainedModel, mesh: Mesh) -> Forward:
+def forward(recipe: Recipe, begun: PreTrainedModel, end_of_text: int, mesh: Mesh) -> Forward:
     """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
     out are read into it."""
     unread = next(begun.parameters()).is_meta
-    root = model.Root(begun, NextToken(None))
+    objective = NextToken(None, end_of_text if recipe.model.attention == "document" else None)
+    root = model.Root(begun, objective)
     rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
     call = callable_as(root, recipe.compute, rows, mesh)
     if unread:
         assert recipe.model.from_ is not None
         read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
-    if is_linear(call, NextToken(), root.objective):
+    chunked = replace(objective, chunked=linear_cross_entropy)
+    if is_linear(call, chunked, objective):
         compiled = recipe.compute.compile and mesh.grid is not None  # else the whole root is
         loss = torch.compile(linear_cross_entropy, dynamic=False) if compiled else None
-        root.objective = NextToken(loss or linear_cross_entropy)
+        root.objective = replace(chunked, chunked=loss or linear_cross_entropy)
+    check_documents(call, objective.document_end)
     return call
 
 

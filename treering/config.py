@@ -31,7 +31,8 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Model:
-    """`from_` = folder or hub id of a causal language model, or a fresh one by preset or sizes."""
+    """`from_` = folder or hub id of a causal language model, or a fresh one by preset or sizes.
+    `attention` = "causal" over the whole window, or within each "document" alone."""
 
     from_: str | None = None
     preset: str | None = None
@@ -42,6 +43,7 @@ class Model:
     mlp: int | None = None
     tied: bool | None = None
     dropout: float = 0.0
+    attention: str = "causal"
     remote_code: bool = False  # run the code that a hub model brings along
 
 
@@ -324,6 +326,8 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(not both, "tokenizer", values(tokenizer), "give train or from, not both")
     alone = tokenizer.train is not None or tokenizer.from_ is not None or model.from_ is not None
     want(alone, "tokenizer", {}, "a fresh model needs [tokenizer] train = 8192 or from = FOLDER")
+    want(model.attention in ("causal", "document"), "model.attention", model.attention,
+         "causal or document")  # fmt: skip
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
 
 

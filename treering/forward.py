@@ -183,3 +183,25 @@ def is_linear(forward: Forward, chunked: Objective, whole: Objective) -> bool:
     head.weight.div_(1024)
     root.objective = given
     return torch.allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@torch.no_grad()
+def check_documents(forward: Forward, document_end: int | None) -> None:
+    """Raises Invalid for a model that sees across the end of a document although it should not:
+    asked of the model, as some have layers that know nothing of positions. All ranks must ask."""
+    if document_end is None:
+        return
+    a, b, c, d, e = [token for token in range(6) if token != document_end][:5]
+    ids = torch.tensor([[a, b, c, document_end, d, e], [c, d, e, document_end, d, e]])
+    place = torch.tensor([[0, 1, 2, 0, 1, 2]]).expand(2, 6)
+    device = forward.mesh.device
+    with forward.lent() as model, torch.compiler.set_stance("force_eager"):
+        was = model.training
+        model.eval()  # type: ignore[no-untyped-call]
+        given = {"input_ids": ids.to(device), "position_ids": place.to(device)}
+        logits = model(**given, use_cache=False).logits
+        model.train(was)
+    if not torch.allclose(logits[0, 3:], logits[1, 3:], rtol=1e-3, atol=1e-3):
+        raise Invalid(
+            "model.attention = 'document': this model's layers see across documents; use 'causal'"
+        )

@@ -39,7 +39,8 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     data = build.data(recipe, cache, folder if is_run else None)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(config.Mesh()) as mesh:
-        forward = build.forward(recipe, found, mesh)
+        end = tokenizer.end_of_text(data.tokenizer)
+        forward = build.forward(recipe, found, end, mesh)
         return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
 
 

@@ -23,21 +23,37 @@ class NextToken:
     `chunked` takes hidden states and head, so that the logits of a whole batch never exist. That is
     right for a model whose logits are their product and nothing else; None is for the others, and
     `build` finds out which are.
+
+    With `document_end`, the id that ends a document, each document of a row is by itself: positions
+    begin anew, and nothing is seen of another. The end of one is the beginning of the next, from
+    which its first token is predicted, so that a document's loss does not depend on its neighbours.
     """
 
     chunked: Chunked | None = linear_cross_entropy
+    document_end: int | None = None
 
     def __call__(
         self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+        given = {"input_ids": inputs, "use_cache": False}
+        if self.document_end is not None:  # transformers masks by positions that begin anew
+            given["position_ids"] = positions(inputs, self.document_end)
         each = (counts / inputs.shape[1]).repeat_interleave(inputs.shape[1])
         if self.chunked is not None:
-            hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+            hidden = model.base_model(**given).last_hidden_state
             head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
             total, losses = self.chunked(hidden.flatten(0, 1), head, targets, each)
         else:
-            logits = model(input_ids=inputs, use_cache=False).logits.float()
+            logits = model(**given).logits.float()
             losses = functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
             total = (each * losses).sum()
         return total, losses.detach().view(len(tokens), -1).mean(dim=1)
+
+
+def positions(inputs: torch.Tensor, document_end: int) -> torch.Tensor:
+    """The position of each token in its document, which begins with the end of the one before;
+    int64[n, length]. That of a row's first document is counted from the row's beginning."""
+    index = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
+    begins = torch.where(inputs == document_end, index, 0).cummax(dim=1).values
+    return index - begins
