@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -114,6 +115,24 @@ def test_a_signal_while_the_base_is_scored_begins_anew(
     assert not (tmp_path / "run/checkpoints").exists()
     tiny.run(place / "recipe.toml", tmp_path / "run")
     assert_same_run(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_the_launcher_is_one_to_all_processes(
+    forks: Forks, unbroken: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "treering", "run", str(forks.place / "recipe.toml")]
+    command += ["--out", str(out), "--cache", str(forks.place / "cache"), "--devices", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        run = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        wait_for_checkpoint(out)
+        run.send_signal(number)
+        assert run.wait(timeout=60) == SIGNALS[number], (tmp_path / "log").read_text()
+    assert ends(out) == ["interrupted" if number == signal.SIGINT else "preempted"]
+    code, log_text = forks.run(out, ranks=2)
+    assert code == 0, log_text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])

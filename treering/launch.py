@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from treering.config import Invalid
 
+SIGNALS = ("TERM", "USR1", "INT", "HUP", "QUIT")
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
+
+def launch(processes: int, arguments: Sequence[str], *, grace: float) -> int:
     """Run `treering ARGUMENTS` as so many processes on this machine; the exit code of the first
-    that failed. A process that ends early ends the others."""
+    that failed. A process that fails ends the others; a signal is passed on to all, and they have
+    `grace` seconds to save."""
     devices = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
     if not 1 <= processes <= devices:
         raise Invalid(f"--devices {processes}: this machine has {devices}")
@@ -33,10 +39,14 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        signals_to_handle=",".join(f"SIG{name}" for name in SIGNALS),
+        shutdown_timeout=math.ceil(grace) + 5,
     )
     try:
         elastic_launch(settings, sys.executable)("-m", "treering", *arguments)
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
         return int(first.exitcode)
+    except SignalException as passed_on:
+        return 130 if passed_on.sigval == signal.SIGINT else 0
     return 0

@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
 
         fit(recipe.mesh, options.devices)
         at = options.arguments.index("--devices")
-        return launch(options.devices, options.arguments[:at] + options.arguments[at + 2 :])
+        rest = options.arguments[:at] + options.arguments[at + 2 :]
+        return launch(options.devices, rest, grace=recipe.checkpoint.grace)
     from treering import training
     from treering.report.table import show
 
