@@ -26,6 +26,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.place(tmp_path_factory.mktemp("place"))
 
 
+@pytest.fixture(scope="module")
+def forks(place: Path) -> Iterator[tiny.Forks]:
+    """A warm process that runs the tiny recipe in forks of its own."""
+    with tiny.Forks(place) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def unbroken(forks: tiny.Forks) -> Path:
+    """The tiny recipe's run, uninterrupted, on one rank."""
+    out = forks.place / "unbroken"
+    assert forks.run(out)[0] == 0
+    return out
+
+
 @pytest.fixture
 def store_of(tmp_path: Path) -> Callable[..., Store]:
     """`store_of(name, tokens)` writes the tokens as a store of one document and opens it."""

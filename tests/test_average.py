@@ -73,7 +73,7 @@ AVERAGE = "update={kind='average', decays=[0.0, 0.8], inner={kind='reptile', eve
 
 
 def test_averages_are_scored_at_phase_ends_and_resume_bit_for_bit(
-    place: Path, tmp_path: Path
+    place: Path, forks: tiny.Forks, tmp_path: Path
 ) -> None:
     tiny.run(place / "recipe.toml", tmp_path / "plain")
     tiny.run(place / "recipe.toml", tmp_path / "whole", AVERAGE)
@@ -88,8 +88,7 @@ def test_averages_are_scored_at_phase_ends_and_resume_bit_for_bit(
         assert same == (record["branch"] == "average 0")
     plain = [r for r in tiny.story(tmp_path / "plain") if r["kind"] == "score"]
     assert [r for r in tiny.story(tmp_path / "whole") if r["kind"] == "score"] == plain
-    with tiny.Forks(place) as forks:
-        sitting = forks.start(tmp_path / "killed", "--set", AVERAGE)
-        tiny.kill_after_step(sitting, tmp_path / "killed", 20)
-        assert forks.run(tmp_path / "killed", "--set", AVERAGE)[0] == 0
+    sitting = forks.start(tmp_path / "killed", "--set", AVERAGE)
+    tiny.kill_after_step(sitting, tmp_path / "killed", 20)
+    assert forks.run(tmp_path / "killed", "--set", AVERAGE)[0] == 0
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")

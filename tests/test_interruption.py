@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +17,6 @@ from treering import evaluate, records
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals")
 SIGNALS = {signal.SIGTERM: 0, signal.SIGUSR1: 0, signal.SIGINT: 130}
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path) -> Iterator[Forks]:
-    with Forks(place) as forks:
-        yield forks
-
-
-@pytest.fixture(scope="module")
-def unbroken(forks: Forks) -> Path:
-    out = forks.place / "unbroken"
-    assert forks.run(out)[0] == 0
-    return out
 
 
 def ends(out: Path) -> list[str]:

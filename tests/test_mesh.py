@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +24,6 @@ from treering import build, config, records
 CLOSE = 1e-5  # of fp32 sums in another order, after 50 steps; norms differ more
 ROUNDED = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "bits_per_byte", "dot", "cosine",
            "earlier_cosine", "fresh_norm", "earlier_norm")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path) -> Iterator[Forks]:
-    with Forks(place) as forks:
-        yield forks
-
-
-@pytest.fixture(scope="module")
-def one(forks: Forks) -> Path:
-    out = forks.place / "one"
-    assert forks.run(out)[0] == 0
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +57,16 @@ def assert_same_to_rounding(
         np.testing.assert_allclose(weight, others[name], atol=close)
 
 
-def test_two_ranks_do_what_one_does(one: Path, two: Path) -> None:
+def test_two_ranks_do_what_one_does(unbroken: Path, two: Path) -> None:
     """MER over a reservoir in fp32: replay, Reptile, clipping, both phases, held-out losses."""
-    assert_same_to_rounding(two, one)
+    assert_same_to_rounding(two, unbroken)
     header = next(record for record in records.read(two) if record["kind"] == "header")
     assert header["hardware"]["processes"] == 2
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
 def test_a_killed_run_goes_on_with_another_number_of_ranks(
-    forks: Forks, one: Path, tmp_path: Path, before: int, after: int
+    forks: Forks, unbroken: Path, tmp_path: Path, before: int, after: int
 ) -> None:
     """From the checkpoint after step 18, within Reptile's cycle, the reservoir as it was."""
     out = tmp_path / "run"
@@ -88,7 +74,7 @@ def test_a_killed_run_goes_on_with_another_number_of_ranks(
     code, log = forks.run(out, ranks=after)
     assert code == 0, log
     assert "resuming after step" in log
-    assert_same_to_rounding(out, one)
+    assert_same_to_rounding(out, unbroken)
 
 
 def test_a_rank_killed_within_a_save_loses_nothing(forks: Forks, two: Path, tmp_path: Path) -> None:

@@ -89,15 +89,14 @@ def test_a_probed_run_is_the_plain_run_bit_for_bit(place: Path, tmp_path: Path) 
 
 
 def test_a_past_corpus_can_be_probed_from_the_start_and_resumed(
-    place: Path, tmp_path: Path
+    place: Path, forks: tiny.Forks, tmp_path: Path
 ) -> None:
     sets = ("replay.past=['de']", "probe.every=5")
     tiny.run(place / "recipe.toml", tmp_path / "whole", *sets)
     probes = [r for r in records.read(tmp_path / "whole") if r["kind"] == "probe"]
     assert [r["step"] for r in probes] == [1, 6, 11, 16, 21, 26, 31, 36, 41, 46]
     both = [word for assignment in sets for word in ("--set", assignment)]
-    with tiny.Forks(place) as forks:
-        sitting = forks.start(tmp_path / "killed", *both)
-        tiny.kill_after_step(sitting, tmp_path / "killed", 30)
-        assert forks.run(tmp_path / "killed", *both)[0] == 0
+    sitting = forks.start(tmp_path / "killed", *both)
+    tiny.kill_after_step(sitting, tmp_path / "killed", 30)
+    assert forks.run(tmp_path / "killed", *both)[0] == 0
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")

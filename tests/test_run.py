@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.fixture(scope="module")
 def recipe(place: Path) -> Path:
     return place / "recipe.toml"
-
-
-@pytest.fixture(scope="module")
-def unbroken(recipe: Path) -> Path:
-    tiny.run(recipe, recipe.parent / "unbroken")
-    return recipe.parent / "unbroken"
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path, unbroken: Path) -> Iterator[tiny.Forks]:
-    with tiny.Forks(place) as forks:
-        yield forks
 
 
 def of(kind: str, out: Path) -> list[records.Record]:

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,6 @@ def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "out"
     assert call(place, out, "--jobs", "2") == 0
     return out
-
-
-@pytest.fixture(scope="module")
-def forks(place: Path) -> Iterator[Forks]:
-    with Forks(place) as forks:
-        yield forks
 
 
 def started(forks: Forks, place: Path, out: Path) -> Sitting:

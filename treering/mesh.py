@@ -135,7 +135,7 @@ class Mesh:
         self.store.wait([key], PATIENCE)
         done, value = json.loads(self.store.get(key))
         if not done:
-            raise Elsewhere("rank 0 could not begin")
+            raise Elsewhere("rank 0 failed, and says why")
         return value
 
     def first(self, work: Callable[[], T]) -> T:
@@ -169,11 +169,6 @@ class Mesh:
             return self
         store = PrefixStore("aside", self.store.clone())  # type: ignore[attr-defined]  # not in its stubs
         return Mesh(self.rank, self.world, self.device, self.grid, self.spare, store=store)
-
-    def wait(self) -> None:
-        """Return when every rank is here."""
-        if self.world > 1:
-            dist.barrier(group=self.hosts)
 
 
 def _materialize(module: nn.Module, device: torch.device) -> None:
