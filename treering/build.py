@@ -17,7 +17,6 @@ from treering.forward import Forward, check_documents, is_linear
 from treering.forward import forward as callable_as
 from treering.identity import identity
 from treering.learner import Learner
-from treering.ledger import flops_per_token
 from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
@@ -95,7 +94,7 @@ def check_methods(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
-    _update(recipe, recipe.update, "update")
+    update(recipe, recipe.update)
     schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
 
@@ -140,20 +139,17 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
 
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    update = _update(recipe, recipe.update, "update")
+    learns = update(recipe, recipe.update)
     rates = schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
-    layers, width = model.shape(begun)
-    per_token = flops_per_token(
-        model.count(begun)[1], layers=layers, width=width, length=recipe.length
-    )
+    per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
     return Parts(
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
         learner,
-        update,
+        learns,
         memories.KINDS["everything"](),
         Rules(
             recipe.seed,
@@ -170,20 +166,25 @@ def forward(recipe: Recipe, begun: PreTrainedModel, end_of_text: int, mesh: Mesh
     """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
     out are read into it."""
     unread = next(begun.parameters()).is_meta
-    objective = NextToken(None, end_of_text if recipe.model.attention == "document" else None)
-    root = model.Root(begun, objective)
+    chunked = objective(recipe, end_of_text)
+    whole = replace(chunked, chunked=None)
+    root = model.Root(begun, whole)
     rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
     call = callable_as(root, recipe.compute, rows, mesh)
     if unread:
         assert recipe.model.from_ is not None
         read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
-    chunked = replace(objective, chunked=linear_cross_entropy)
-    if is_linear(call, chunked, objective):
+    if is_linear(call, chunked, whole):
         compiled = recipe.compute.compile and mesh.grid is not None  # else the whole root is
         loss = torch.compile(linear_cross_entropy, dynamic=False) if compiled else None
         root.objective = replace(chunked, chunked=loss or linear_cross_entropy)
-    check_documents(call, objective.document_end)
+    check_documents(call, whole.document_end)
     return call
+
+
+def objective(recipe: Recipe, end_of_text: int) -> NextToken:
+    """The loss, for a model whose logits are hidden states times head."""
+    return NextToken(document_end=end_of_text if recipe.model.attention == "document" else None)
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
@@ -210,12 +211,13 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
     return shelf.cached_tokenizer(texts, wanted.train, cache)
 
 
-def _update(recipe: Recipe, table: Table, where: str) -> Update:
+def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
+    """The update that a recipe's table names, with those inside it."""
     table = dict(table)
     if "inner" in table:
         if not isinstance(table["inner"], dict):
             raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
-        table["inner"] = _update(recipe, table["inner"], where + ".inner")
+        table["inner"] = update(recipe, table["inner"], where + ".inner")
     if "start" in table:
         names = [phase.name for phase in recipe.phases]
         if table["start"] not in names:
@@ -226,8 +228,8 @@ def _update(recipe: Recipe, table: Table, where: str) -> Update:
             f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
             f"one sample at a time; set it to length ({recipe.length})"
         )
-    update: Update = construct(updates.KINDS, table, where)
-    return update
+    made: Update = construct(updates.KINDS, table, where)
+    return made
 
 
 def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:

@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from treering import build, cache, config, model
+from treering import build, cache, config
 from treering.config import Recipe
+from treering.footprint import Footprint, footprint
 from treering.loop import train
-from treering.mesh import Mesh
+from treering.mesh import Mesh, device
 
 STEPS = 3  # of a trial, the first of them not timed
 
 
-def show(recipe: Recipe, cache_folder: str | None, console: Console) -> None:
-    """Print the resolved recipe, and steps, tokens, FLOPs, memory and time of the run.
+def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console: Console) -> None:
+    """Print the resolved recipe, and steps, tokens, FLOPs, memory and time of the run, as that of
+    so many `devices` (None: those that its mesh names).
 
-    Text that was never prepared is prepared into the cache. The time is that of a few steps
-    trained in memory without compilation, which a long compiled run undercuts.
+    Text that was never prepared is prepared into the cache. The model has no memory until then; it
+    is made for the time alone, which is that of a few steps trained without compilation: a long
+    compiled run undercuts it.
     """
     console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
-    plain = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, compile=False))
-    parts = build.parts(plain, data, Mesh())
     tokens = _plan(recipe, data, console)
-    learner = parts.learner
-    total, _ = model.count(learner.forward.root.model)
-    tensors = learner.state() | {"gradients": list(learner.params)}
-    tensors |= {f"update.{name}": found for name, found in parts.update.state(learner).items()}
-    console.print(f"parameters  {total:,}")
-    console.print(f"FLOPs       {tokens * learner.flops_per_token:.3g}, evaluations apart")
-    sizes = {name: sum(t.nbytes for t in found) for name, found in tensors.items()}
-    parted = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in sizes.items())
-    console.print(f"memory      {sum(sizes.values()) / 2**20:,.1f} MiB and activations ({parted})")
+    world = devices or recipe.mesh.replicate * (recipe.mesh.shard or 1)
+    found = footprint(recipe, data, world)
+    console.print(f"parameters  {found.parameters:,}")
+    console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, evaluations apart")
+    for line in _memory(found, world):
+        console.print(line, highlight=False)
+    there = device()
+    if world > 1:
+        console.print(f"time        not tried: {world} processes are asked for, this is one")
+    elif found.peak > (room := _room(there)):
+        console.print(f"time        not tried: {there.type} has {_size(room)}")
+    else:
+        minutes, steps = _trial(recipe, data, Mesh(device=there))
+        console.print(f"time        about {minutes:,.1f} minutes, from {steps} uncompiled steps")
+
+
+def _memory(found: Footprint, world: int) -> list[str]:
+    parts = found.held | {"gathered weights": found.gathered, "activations": found.activations}
+    each = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+    return [
+        f"memory      {_size(found.peak)} on each of {world} in {found.precision}: {each}",
+        f"            and {_size(found.staged)} on its host while a checkpoint is written",
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.2f} MiB"
+
+
+def _room(there: torch.device) -> int:
+    """Bytes of the memory of a device."""
+    if there.type == "cuda":
+        return torch.cuda.mem_get_info(there)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _trial(recipe: Recipe, data: build.Data, mesh: Mesh) -> tuple[float, int]:
+    """(minutes of the run, steps that were tried)."""
+    plain = dataclasses.replace(recipe, compute=dataclasses.replace(recipe.compute, compile=False))
+    parts = build.parts(plain, data, mesh)
     timed = []
     batches = parts.stream.batches(data.planner.start())
     mark = time.monotonic()
-    for done in train(learner, parts.update, batches, parts.rules):
+    for done in train(parts.learner, parts.update, batches, parts.rules):
         float(done.metrics.loss)  # waits for the device
         timed.append(time.monotonic() - mark)
         if len(timed) == min(STEPS, sum(data.steps)):
             break
         mark = time.monotonic()
-    minutes = min(timed) * sum(data.steps) / 60
-    console.print(f"time        about {minutes:,.1f} minutes, from {len(timed)} uncompiled steps")
+    return min(timed) * sum(data.steps) / 60, len(timed)
 
 
 def _plan(recipe: Recipe, data: build.Data, console: Console) -> int:

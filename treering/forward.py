@@ -98,9 +98,9 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
     if deterministic and not on_cpu:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
-    dtype = _precision(compute.precision, mesh.device)
+    dtype = precision(compute.precision, mesh.device)
     for layer in blocks(root.model) if compute.recompute != "none" else ():
-        _recompute(layer, selective=compute.recompute == "selective")
+        recompute(layer, selective=compute.recompute == "selective")
     call: Call = root
     if mesh.grid is None:
         root.to(mesh.device)
@@ -113,7 +113,7 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
     return Forward(root, call, mesh, dtype, rows)
 
 
-def _recompute(layer: nn.Module, *, selective: bool) -> None:
+def recompute(layer: nn.Module, *, selective: bool) -> None:
     """Do the layer's forward pass again in the backward pass, all of it or all but what is KEPT.
     Its own forward is replaced, so that hooks, such as FSDP's, are called once."""
     once = layer.forward
@@ -144,7 +144,8 @@ KEPT = {
 }
 
 
-def _precision(wanted: str, device: torch.device) -> torch.dtype | None:
+def precision(wanted: str, device: torch.device) -> torch.dtype | None:
+    """Of products: bf16, or None for fp32 throughout. Raises Invalid where a device has none."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:  # without AVX-512 BF16 or AMX the CPU emulates bf16, slower than fp32

@@ -77,7 +77,7 @@ class Mesh:
             return
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         for module in (*blocks, root):
-            _materialize(module, self.device)  # one after another: never the whole model
+            materialize(module, self.device)  # one after another: never the whole model
             fully_shard(module, mesh=self.grid, mp_policy=policy)
             assert isinstance(module, FSDPModule)
             module.set_gradient_divide_factor(1.0)
@@ -171,7 +171,7 @@ class Mesh:
         return Mesh(self.rank, self.world, self.device, self.grid, self.spare, store=store)
 
 
-def _materialize(module: nn.Module, device: torch.device) -> None:
+def materialize(module: nn.Module, device: torch.device) -> None:
     """Memory, not yet values, for parameters on the meta device; those that are one stay one."""
     made: dict[int, nn.Parameter] = {}
     for part in module.modules():
@@ -213,31 +213,32 @@ def joined(wanted: config.Mesh) -> Iterator[Mesh]:
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     sizes = fit(wanted, world)
-    device = _device()
+    own = device()
     if world == 1:
-        yield Mesh(device=device)
+        yield Mesh(device=own)
         return
     patience = timedelta(seconds=wanted.timeout)
     shared, _, _ = next(rendezvous("env://", rank, world))
     nth = (shared.add("joined", 1) - 1) // world  # a process may train one recipe after another
     store = PrefixStore(f"joined {nth}", shared)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, store=PrefixStore("group", store), rank=rank, world_size=world,
-        timeout=patience, device_id=device if device.type == "cuda" else None,
+        timeout=patience, device_id=own if own.type == "cuda" else None,
     )  # fmt: skip
     try:
-        grid = init_device_mesh(device.type, sizes, mesh_dim_names=("replicate", "shard"))
+        grid = init_device_mesh(own.type, sizes, mesh_dim_names=("replicate", "shard"))
         groups = [dist.new_group(backend="gloo", timeout=patience) for _ in range(2)]
         told = PrefixStore("told", store)
-        yield Mesh(rank, world, device, grid, groups[0], groups[1], told)
+        yield Mesh(rank, world, own, grid, groups[0], groups[1], told)
     finally:
         dist.destroy_process_group()
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """The device of this process."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
+    found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(found)
+    return found

@@ -15,6 +15,7 @@ from transformers import (
 
 from treering import config, pretrained
 from treering.config import Invalid
+from treering.ledger import flops_per_token
 from treering.protocols import Objective
 from treering.rng import key
 from treering.schema import near
@@ -117,6 +118,12 @@ def count(model: PreTrainedModel) -> tuple[int, int]:
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     idle = {id(t) for t in tables if head is None or t is not head.weight}
     return sum(every.values()), sum(n for name, n in every.items() if name not in idle)
+
+
+def cost(model: PreTrainedModel, length: int) -> float:
+    """FLOPs of a trained token in windows of `length`."""
+    (_, multiplying), (layers, width) = count(model), shape(model)
+    return flops_per_token(multiplying, layers=layers, width=width, length=length)
 
 
 def shape(model: PreTrainedModel) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from treering.estimate import show as estimate
 
-        estimate(recipe, options.cache, console)
+        estimate(recipe, options.cache, options.devices, console)
         return 0
     if options.out is None:
         raise Invalid("--out is missing: name the run's folder")

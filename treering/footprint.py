@@ -1,0 +1,166 @@
+"""The memory that a run takes on a rank, said before any of it is taken.
+
+One step is done with torch's fake tensors, which have a shape and no memory, and what is alive at
+its height is counted. So a model of any size is described on any machine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import PreTrainedModel
+
+from treering import build, model, tokenizer
+from treering.config import Recipe
+from treering.forward import Forward, precision, recompute
+from treering.learner import Learner
+from treering.mesh import Mesh, device, fit, materialize
+
+CPU = torch.device("cpu")  # of fake tensors; its attention keeps what a GPU's flash attention keeps
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on rank 0, which holds no less than another, and what else a description tells.
+
+    `held` from step to step by kind: weights, gradients (while a step lasts), the optimizer's and
+    the update's tensors, each spread over the ranks. `gathered`: whole weights of the blocks at
+    work, and their gradient before it is spread. `activations`: what a step holds beyond that at
+    its height. `staged`: a checkpoint's copy in the host's memory while it is written.
+    """
+
+    parameters: int
+    flops_per_token: float
+    precision: str
+    held: dict[str, int]
+    gathered: int
+    activations: int
+    staged: int
+
+    @property
+    def peak(self) -> int:
+        """On the device, at a step's height."""
+        return sum(self.held.values()) + self.gathered + self.activations
+
+
+def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
+    """What the recipe takes on each of `world` ranks, uncompiled: a compiled run takes less for
+    activations. The model's loss is taken to be one of chunks of logits. Raises Invalid where the
+    mesh does not fit."""
+    _, shard = fit(recipe.mesh, world)
+    rows = -(-recipe.rows // world) if recipe.batch.micro is None else recipe.micro_rows
+    dtype = precision(recipe.compute.precision, device())
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake if recipe.model.from_ is None else nullcontext():
+        begun = build.start(recipe, given, spread=True)
+    with fake:
+        materialize(begun, CPU)
+        parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
+        objective = build.objective(recipe, tokenizer.end_of_text(given.tokenizer))
+        root = model.Root(begun, objective)
+        call = Forward(root, root, Mesh(), dtype, rows)
+        shares = [(-(-len(weight) // shard), *weight.shape[1:]) for weight in root.parameters()]
+        gathered = 0
+        if shard > 1:
+            for weight in root.parameters():
+                weight.data = weight.data.to(dtype)  # as FSDP gathers them
+            gathered = _gathered(begun)
+        if recipe.compute.recompute != "none":
+            for layer in model.blocks(begun):
+                recompute(layer, selective=recipe.compute.recompute == "selective")
+        calls = -(-recipe.rows // (rows * world))
+        height = _height(call, shares, recipe.length, calls)
+        held = _held(call, shares, recipe)
+    gradients = held["weights"]
+    return Footprint(
+        parameters=parameters,
+        flops_per_token=flops_per_token,
+        precision="fp32" if dtype is None else "bf16",
+        held={"gradients": gradients, **held},
+        gathered=gathered,
+        activations=max(0, height - gradients),
+        staged=sum(held.values()),
+    )
+
+
+def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> dict[str, int]:
+    """Bytes of what is kept from step to step, once the weights are those of one rank."""
+    for weight, share in zip(call.root.parameters(), shares, strict=True):
+        weight.data = torch.empty(share)
+    learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
+    own = build.update(recipe, recipe.update).state(learner)
+    kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
+    return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+
+
+def _gathered(begun: PreTrainedModel) -> int:
+    """Bytes of whole weights at once: the root's own, two blocks (one is fetched while the other
+    computes), and the gradient of one, in its own precision and in fp32 for the sum."""
+    sizes = [sum(p.nbytes for p in block.parameters()) for block in model.blocks(begun)]
+    largest = max(sizes, default=0)
+    numbers = largest // next(begun.parameters()).element_size()
+    own = sum(p.nbytes for p in begun.parameters()) - sum(sizes)
+    return own + 3 * largest + 4 * numbers
+
+
+def _height(call: Forward, shares: Sequence[tuple[int, ...]], length: int, calls: int) -> int:
+    """The most bytes alive in a step's forward and backward passes, beside the weights. Their
+    gradients count as one rank's share, from when they are there."""
+    weights = list(call.root.parameters())
+    gradients: dict[int, torch.Tensor] = {}
+
+    def keep(weight: torch.Tensor) -> None:
+        weight.grad = None
+        if id(weight) not in gradients:
+            gradients[id(weight)] = torch.empty(sizes[id(weight)])
+
+    sizes = {id(weight): share for weight, share in zip(weights, shares, strict=True)}
+    for weight in weights:
+        weight.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
+    call.root.train()
+    with Alive(weights) as alive:
+        for _ in range(min(calls, 2)):  # the second finds the gradients of the first
+            total, _ = call(np.zeros((call.rows, length + 1), np.int64), call.rows)
+            total.backward()  # type: ignore[no-untyped-call]
+    return int(alive.most)
+
+
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors that were made within and are alive, and the most there were; those of
+    `before` do not count."""
+
+    def __init__(self, before: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.most = 0
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for tensor in before:
+            self._known[tensor.untyped_storage()] = None
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._note, made)
+        return made
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known[storage] = None
+            weakref.finalize(storage, self._drop, storage.nbytes())
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
