@@ -18,8 +18,8 @@ SHELF = [file for file in FILES if "methods" in file.parts]
 RANKS = (
     "schema atomic",
     "rng batch records config interruption grid speed",
-    "protocols formats",
-    "position ledger",
+    "protocols formats segments",
+    "position ledger sidecar",
     "store mesh guard methods text tokenizer plan optimizer",
     "weights checkpoint folder",
     "pretrained",

@@ -6,64 +6,26 @@ store leaves open: the tokenizer, the bytes of text, what the tokens must hash t
 
     X.idx   magic 9 bytes, version u64, type u8, sequences u64, documents + 1 u64,
             lengths i32[sequences], byte offsets i64[sequences], document starts i64[documents + 1]
-
-Reading never maps memory: a map of a file that shrinks kills the process without a word.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import struct
 import warnings
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from treering import sidecar
 from treering.config import Invalid
+from treering.segments import CHUNK, File, Row, Segment
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 CODES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}  # 6 and 7 are floats
-VERSION = 1  # of the sidecar
-CHUNK = 1 << 20
-
-
-class File:
-    """A file read by position; a read that comes back short is the user's to mend, not a crash."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._number = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise Invalid(
-                f"{path}: cannot be opened ({error.strerror}); correct the path"
-            ) from error
-        self.path, self.size = path, os.fstat(self._number).st_size
-        self.mtime_ns = os.fstat(self._number).st_mtime_ns
-        self.close = weakref.finalize(self, os.close, self._number)  # once, whoever calls it
-
-    def read(self, at: int, size: int) -> bytes:
-        """Exactly `size` bytes from the position `at`."""
-        try:
-            data = os.pread(self._number, size, at)
-        except OSError as error:
-            raise Invalid(f"{self.path}: cannot be read ({error.strerror}); restore it") from error
-        if len(data) != size:
-            raise Invalid(f"{self.path}: ends too early; restore it or prepare it anew")
-        return data
-
-    def sha256(self) -> str:
-        """The digest of all its bytes."""
-        digest = hashlib.sha256()
-        for at in range(0, self.size, CHUNK):
-            digest.update(self.read(at, min(CHUNK, self.size - at)))
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +43,7 @@ class Store:
     documents: int | None
     bytes: int | None
     tokenizer: str | None
-    _file: File
-    _dtype: np.dtype[np.generic]
-    _start: int  # bytes before the first token
+    _row: Row
 
     def samples(self, length: int) -> int:
         """How many whole samples there are; an incomplete last one is none."""
@@ -93,19 +53,15 @@ class Store:
         """The samples named by `index`: int64[n, length + 1]."""
         n = self.samples(length)
         assert index.size == 0 or (index.min() >= 0 and index.max() < n), "sample outside the store"
-        width = self._dtype.itemsize
-        rows = [
-            self._file.read(self._start + i * length * width, (length + 1) * width)
-            for i in index.tolist()
-        ]
-        tokens = np.frombuffer(b"".join(rows), self._dtype).astype(np.int64)
-        if self._dtype.kind == "i" and tokens.size and tokens.min() < 0:
-            raise Invalid(f"{self._file.path}: holds negative tokens; prepare it anew")
+        rows = [self._row.read(i * length, length + 1) for i in index.tolist()]
+        tokens = np.frombuffer(b"".join(rows), self._row.dtype).astype(np.int64)
+        if self._row.dtype.kind == "i" and tokens.size and tokens.min() < 0:
+            raise Invalid(f"{self.path}: holds negative tokens; prepare it anew")
         return tokens.reshape(len(index), length + 1)
 
     def close(self) -> None:
-        """Gives the file back; a second call does nothing."""
-        self._file.close()
+        """Gives the files back; a second call does nothing."""
+        self._row.close()
 
 
 def is_store(path: str | Path) -> bool:
@@ -135,19 +91,19 @@ def open_store(path: str | Path, *, vocabulary: int | None = None, whole: bool =
             f"{tokens.path}: holds {tokens.size:,} bytes where its index says "
             f"{count * dtype.itemsize:,} (truncated?); restore both files or prepare them anew"
         )
-    facts = _sidecar(Path(f"{prefix}.json"))
+    facts = sidecar.read(Path(f"{prefix}.json"))
     if facts is None:
         return _foreign(tokens, dtype, documents=documents, index=index.sha256())
     try:
-        _verify(facts, tokens, index, whole)
+        sidecar.verify(facts, tokens, index, whole)
         digest, text = str(facts["bin"]["sha256"]), int(facts["bytes"])
         fingerprint = str(facts["tokenizer"])
     except Invalid:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"{prefix}.json: damaged; restore it or prepare the store anew") from error
-    path = str(tokens.path)
-    return Store(path, count, digest, documents, text, fingerprint, tokens, dtype, 0)
+    row = Row([Segment(tokens, 0, count)], dtype)
+    return Store(str(tokens.path), count, digest, documents, text, fingerprint, row)
 
 
 def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
@@ -173,38 +129,9 @@ def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
     return np.dtype(CODES[code]), tokens, starts - 1
 
 
-def _sidecar(path: Path) -> dict[str, Any] | None:
-    """The facts of our own sidecar; None if there is none, or a file that is not one of ours."""
-    try:
-        with open(path, "rb") as file:
-            if b'"treering_store"' not in file.read(64):
-                return None
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise Invalid(f"{path}: damaged; restore it or prepare the store anew") from error
-    return facts
-
-
-def _verify(facts: dict[str, Any], tokens: File, index: File, whole: bool) -> None:
-    """Whether the files are those that the sidecar was written for. The index is hashed at each
-    opening, the tokens where their time of change differs, or all are asked for."""
-    remedy = "restore it or prepare the store anew"
-    if facts["treering_store"] != VERSION:
-        raise Invalid(f"{tokens.path}: made by another version of treering; prepare it anew")
-    if tokens.size != facts["bin"]["bytes"]:
-        raise Invalid(f"{tokens.path}: its size is not what was prepared; {remedy}")
-    if index.sha256() != facts["idx"]["sha256"]:
-        raise Invalid(f"{index.path}: was changed after it was prepared; {remedy}")
-    unchanged = not whole and tokens.mtime_ns == facts["bin"]["mtime_ns"]
-    if not unchanged and tokens.sha256() != facts["bin"]["sha256"]:
-        raise Invalid(f"{tokens.path}: was changed after it was prepared; {remedy}")
-
-
 def _flat(file: File, prefix: str, vocabulary: int | None) -> Store:
     """A `.bin` that has no index."""
-    if _sidecar(Path(f"{prefix}.json")) is not None:
+    if sidecar.read(Path(f"{prefix}.json")) is not None:
         raise Invalid(f"{prefix}.idx: missing, the store is unfinished; prepare it anew")
     dtype = np.dtype("<u2" if vocabulary is None or vocabulary <= 65_536 else "<u4")
     if file.size % dtype.itemsize:
@@ -245,5 +172,6 @@ def _foreign(
     head = file.read(0, min(CHUNK, file.size))
     tail = file.read(max(0, file.size - CHUNK), min(CHUNK, file.size))
     digest = hashlib.sha256(f"{index} {file.size} ".encode() + head + tail).hexdigest()
-    path, count = str(file.path), (file.size - start) // dtype.itemsize
-    return Store(path, count, digest, documents, None, None, file, dtype, start)
+    count = (file.size - start) // dtype.itemsize
+    row = Row([Segment(file, start, count)], dtype)
+    return Store(str(file.path), count, digest, documents, None, None, row)

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treering.config import Invalid
-from treering.store import CHUNK, CODES, HEADER, MAGIC, VERSION
+from treering.segments import CHUNK
+from treering.sidecar import VERSION
+from treering.store import CODES, HEADER, MAGIC
 
 SUFFIXES = (".json", ".bin", ".idx")  # in the order in which they are put in place
 
