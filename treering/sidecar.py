@@ -14,14 +14,16 @@ VERSION = 1
 
 def read(path: Path) -> dict[str, Any] | None:
     """The facts of our own sidecar; None if there is none, or a file that is not one of ours."""
-    try:
-        with open(path, "rb") as file:
-            if b'"treering_store"' not in file.read(64):
-                return None
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    file = File(path)
+    if b'"treering_store"' not in file.read(0, min(64, file.size)):
+        return None
+    try:
+        facts = json.loads(file.read(0, file.size))
+        if not isinstance(facts, dict):
+            raise ValueError("not a table")
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"{path}: damaged; restore it or prepare the store anew") from error
     return facts
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from treering import sidecar
+from treering import shards, sidecar
 from treering.config import Invalid
 from treering.segments import CHUNK, File, Row, Segment
 
@@ -65,25 +65,49 @@ class Store:
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether the path names a store rather than text."""
-    if Path(f"{path}.idx").is_file():
+    """Whether the path names a store, or a folder of shards, rather than text."""
+    if Path(f"{path}.idx").is_file() or shards.is_folder(path):
         return True
     return Path(path).suffix in (".bin", ".idx", ".npy") and Path(path).is_file()
 
 
 def open_store(path: str | Path, *, vocabulary: int | None = None, whole: bool = False) -> Store:
-    """Opens the prefix `X` of X.bin and X.idx, either of the two, or a flat file of tokens.
+    """Opens the prefix `X` of X.bin and X.idx, either of the two, a folder of shards, or a flat
+    file of tokens.
 
     A flat file is a `.npy` of integers, or a `.bin` without an index: uint16 if the vocabulary is
     unknown or at most 65,536, else uint32. Foreign stores open with a warning. `whole`: every byte
     is compared with what was prepared, not only where the file's time says that it was changed.
     """
     name = str(path)
+    if Path(name).is_dir() and not Path(f"{name}.idx").is_file():
+        return _joined(name, [_indexed(prefix, whole) for prefix in shards.find(name)])
     if name.endswith(".npy"):
         return _numpy(File(Path(name)))
     prefix = name.removesuffix(".bin").removesuffix(".idx")
     if name.endswith(".bin") and not Path(f"{prefix}.idx").exists():
         return _flat(File(Path(name)), prefix, vocabulary)
+    store = _indexed(prefix, whole)
+    if not store.tokens:
+        raise Invalid(f"{prefix}.idx: the store holds no tokens; prepare it anew")
+    return store
+
+
+def _joined(folder: str, parts: list[Store]) -> Store:
+    """Shards as one store; its digest is one of theirs."""
+    tokens = sum(part.tokens for part in parts)
+    if not tokens:
+        raise Invalid(f"{folder}: its shards hold no tokens; give more text or filter less")
+    row = Row([part._row.segments[0] for part in parts], parts[0]._row.dtype)
+    assert all(part._row.dtype == row.dtype for part in parts), "they have one vocabulary"
+    digest = hashlib.sha256(" ".join(part.digest for part in parts).encode()).hexdigest()
+    documents = sum(part.documents or 0 for part in parts)
+    text = sum(part.bytes or 0 for part in parts)
+    return Store(folder, tokens, digest, documents, text, parts[0].tokenizer, row)
+
+
+def _indexed(prefix: str, whole: bool) -> Store:
+    """A store that has an index, ours or foreign; ours may be empty, as a shard is."""
     index, tokens = File(Path(f"{prefix}.idx")), File(Path(f"{prefix}.bin"))
     dtype, count, documents = _parse(index)
     if count * dtype.itemsize != tokens.size:
@@ -124,8 +148,6 @@ def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
         if lengths.min() < 0:
             raise Invalid(f"{index.path}: a length is negative; {remedy}")
         tokens += int(lengths.sum(dtype=np.int64))
-    if tokens == 0:
-        raise Invalid(f"{index.path}: the store holds no tokens; {remedy}")
     return np.dtype(CODES[code]), tokens, starts - 1
 
 
@@ -167,7 +189,7 @@ def _foreign(
     warnings.warn(
         f"{file.path}: a store without a sidecar, so its tokenizer is unverified and its bytes "
         "of text unknown; `treering prepare` writes one",
-        stacklevel=3,
+        stacklevel=4,
     )
     head = file.read(0, min(CHUNK, file.size))
     tail = file.read(max(0, file.size - CHUNK), min(CHUNK, file.size))
