@@ -60,7 +60,7 @@ class Part:
     """One of the stores being written, and what its sidecar will say of the text."""
 
     writer: Writer
-    tally: Tally
+    tally: Tally = field(default_factory=Tally)
     bytes: int = 0
     input: hashlib._Hash = field(default_factory=hashlib.sha256)
 
@@ -73,8 +73,7 @@ class Part:
 
     def facts(self) -> dict[str, object]:
         """What the sidecar says of the text."""
-        digest, skipped = self.input.hexdigest(), self.tally.skipped
-        return {"bytes": self.bytes, "input": digest, "skipped": skipped}
+        return {"bytes": self.bytes, "input": self.input.hexdigest()}
 
 
 def prepare(
@@ -85,7 +84,7 @@ def prepare(
 ) -> list[str]:
     """Writes the store `out`, and `out-validation` if validation is asked for; their prefixes."""
     named = [options.validation] if isinstance(options.validation, str) else []
-    size = _size([*inputs, *named])
+    total = size([*inputs, *named])
     prefixes = [out] if options.validation is None else [out, f"{out}-validation"]
     vocabulary, mark = tokenizers.size(tokenizer), tokenizers.fingerprint(tokenizer)
     end = tokenizers.end_of_text(tokenizer)
@@ -94,19 +93,20 @@ def prepare(
     ids = encode(
         _routed(inputs, options, parts),
         tokenizers.plain_backend(tokenizer),
-        before=_begin(tokenizer) if options.bos else (),
+        before=begin(tokenizer) if options.bos else (),
         after=[end],
-        workers=1 if size is not None and size < SMALL else options.workers or cores(),
+        workers=1 if total is not None and total < SMALL else options.workers or cores(),
     )
     try:
         for prefix in prefixes:
-            parts.append(Part(Writer(prefix, vocabulary), Tally()))
-        with Bar(parts, size, options) as bar, closing(ids) as documents:
+            parts.append(Part(Writer(prefix, vocabulary)))
+        with Bar(parts, total, options) as bar, closing(ids) as documents:
             for number, text, tokens in documents:
                 parts[number].add(text, tokens)
                 bar.update()
         _check(parts)
-        commit({part.writer: {**shared, **part.facts()} for part in parts})
+        facts = {p.writer: {**shared, **p.facts(), "skipped": p.tally.skipped} for p in parts}
+        commit(facts)
         bar.report()
     except BaseException as error:
         for part in parts:
@@ -117,7 +117,7 @@ def prepare(
     return prefixes
 
 
-def _size(inputs: Sequence[str]) -> int | None:
+def size(inputs: Sequence[str]) -> int | None:
     """Bytes of all input files; None where one is of the hub. Checks that all are there."""
     for path in inputs:
         if is_store(path):
@@ -127,7 +127,8 @@ def _size(inputs: Sequence[str]) -> int | None:
     return sum(file.stat().st_size for path in inputs for file in texts.files(path))
 
 
-def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that begin a document where one is asked for."""
     if tokenizer.bos_token_id is None:
         raise Invalid(f"--bos: tokenizer {tokenizer.name_or_path} has no bos_token; leave it out")
     return [int(tokenizer.bos_token_id)]

@@ -6,64 +6,26 @@ store leaves open: the tokenizer, the bytes of text, what the tokens must hash t
 
     X.idx   magic 9 bytes, version u64, type u8, sequences u64, documents + 1 u64,
             lengths i32[sequences], byte offsets i64[sequences], document starts i64[documents + 1]
-
-Reading never maps memory: a map of a file that shrinks kills the process without a word.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import struct
 import warnings
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from treering import shards, sidecar
 from treering.config import Invalid
+from treering.segments import CHUNK, File, Row, Segment
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 CODES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}  # 6 and 7 are floats
-VERSION = 1  # of the sidecar
-CHUNK = 1 << 20
-
-
-class File:
-    """A file read by position; a read that comes back short is the user's to mend, not a crash."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._number = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise Invalid(
-                f"{path}: cannot be opened ({error.strerror}); correct the path"
-            ) from error
-        self.path, self.size = path, os.fstat(self._number).st_size
-        self.mtime_ns = os.fstat(self._number).st_mtime_ns
-        self.close = weakref.finalize(self, os.close, self._number)  # once, whoever calls it
-
-    def read(self, at: int, size: int) -> bytes:
-        """Exactly `size` bytes from the position `at`."""
-        try:
-            data = os.pread(self._number, size, at)
-        except OSError as error:
-            raise Invalid(f"{self.path}: cannot be read ({error.strerror}); restore it") from error
-        if len(data) != size:
-            raise Invalid(f"{self.path}: ends too early; restore it or prepare it anew")
-        return data
-
-    def sha256(self) -> str:
-        """The digest of all its bytes."""
-        digest = hashlib.sha256()
-        for at in range(0, self.size, CHUNK):
-            digest.update(self.read(at, min(CHUNK, self.size - at)))
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +43,7 @@ class Store:
     documents: int | None
     bytes: int | None
     tokenizer: str | None
-    _file: File
-    _dtype: np.dtype[np.generic]
-    _start: int  # bytes before the first token
+    _row: Row
 
     def samples(self, length: int) -> int:
         """How many whole samples there are; an incomplete last one is none."""
@@ -93,41 +53,61 @@ class Store:
         """The samples named by `index`: int64[n, length + 1]."""
         n = self.samples(length)
         assert index.size == 0 or (index.min() >= 0 and index.max() < n), "sample outside the store"
-        width = self._dtype.itemsize
-        rows = [
-            self._file.read(self._start + i * length * width, (length + 1) * width)
-            for i in index.tolist()
-        ]
-        tokens = np.frombuffer(b"".join(rows), self._dtype).astype(np.int64)
-        if self._dtype.kind == "i" and tokens.size and tokens.min() < 0:
-            raise Invalid(f"{self._file.path}: holds negative tokens; prepare it anew")
+        rows = [self._row.read(i * length, length + 1) for i in index.tolist()]
+        tokens = np.frombuffer(b"".join(rows), self._row.dtype).astype(np.int64)
+        if self._row.dtype.kind == "i" and tokens.size and tokens.min() < 0:
+            raise Invalid(f"{self.path}: holds negative tokens; prepare it anew")
         return tokens.reshape(len(index), length + 1)
 
     def close(self) -> None:
-        """Gives the file back; a second call does nothing."""
-        self._file.close()
+        """Gives the files back; a second call does nothing."""
+        self._row.close()
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether the path names a store rather than text."""
-    if Path(f"{path}.idx").is_file():
+    """Whether the path names a store, or a folder of shards, rather than text."""
+    if Path(f"{path}.idx").is_file() or shards.is_folder(path):
         return True
     return Path(path).suffix in (".bin", ".idx", ".npy") and Path(path).is_file()
 
 
 def open_store(path: str | Path, *, vocabulary: int | None = None, whole: bool = False) -> Store:
-    """Opens the prefix `X` of X.bin and X.idx, either of the two, or a flat file of tokens.
+    """Opens the prefix `X` of X.bin and X.idx, either of the two, a folder of shards, or a flat
+    file of tokens.
 
     A flat file is a `.npy` of integers, or a `.bin` without an index: uint16 if the vocabulary is
     unknown or at most 65,536, else uint32. Foreign stores open with a warning. `whole`: every byte
     is compared with what was prepared, not only where the file's time says that it was changed.
     """
     name = str(path)
+    if Path(name).is_dir() and not Path(f"{name}.idx").is_file():
+        return _joined(name, [_indexed(prefix, whole) for prefix in shards.find(name)])
     if name.endswith(".npy"):
         return _numpy(File(Path(name)))
     prefix = name.removesuffix(".bin").removesuffix(".idx")
     if name.endswith(".bin") and not Path(f"{prefix}.idx").exists():
         return _flat(File(Path(name)), prefix, vocabulary)
+    store = _indexed(prefix, whole)
+    if not store.tokens:
+        raise Invalid(f"{prefix}.idx: the store holds no tokens; prepare it anew")
+    return store
+
+
+def _joined(folder: str, parts: list[Store]) -> Store:
+    """Shards as one store; its digest is one of theirs."""
+    tokens = sum(part.tokens for part in parts)
+    if not tokens:
+        raise Invalid(f"{folder}: its shards hold no tokens; give more text or filter less")
+    row = Row([part._row.segments[0] for part in parts], parts[0]._row.dtype)
+    assert all(part._row.dtype == row.dtype for part in parts), "they have one vocabulary"
+    digest = hashlib.sha256(" ".join(part.digest for part in parts).encode()).hexdigest()
+    documents = sum(part.documents or 0 for part in parts)
+    text = sum(part.bytes or 0 for part in parts)
+    return Store(folder, tokens, digest, documents, text, parts[0].tokenizer, row)
+
+
+def _indexed(prefix: str, whole: bool) -> Store:
+    """A store that has an index, ours or foreign; ours may be empty, as a shard is."""
     index, tokens = File(Path(f"{prefix}.idx")), File(Path(f"{prefix}.bin"))
     dtype, count, documents = _parse(index)
     if count * dtype.itemsize != tokens.size:
@@ -135,19 +115,19 @@ def open_store(path: str | Path, *, vocabulary: int | None = None, whole: bool =
             f"{tokens.path}: holds {tokens.size:,} bytes where its index says "
             f"{count * dtype.itemsize:,} (truncated?); restore both files or prepare them anew"
         )
-    facts = _sidecar(Path(f"{prefix}.json"))
+    facts = sidecar.read(Path(f"{prefix}.json"))
     if facts is None:
         return _foreign(tokens, dtype, documents=documents, index=index.sha256())
     try:
-        _verify(facts, tokens, index, whole)
+        sidecar.verify(facts, tokens, index, whole)
         digest, text = str(facts["bin"]["sha256"]), int(facts["bytes"])
         fingerprint = str(facts["tokenizer"])
     except Invalid:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Invalid(f"{prefix}.json: damaged; restore it or prepare the store anew") from error
-    path = str(tokens.path)
-    return Store(path, count, digest, documents, text, fingerprint, tokens, dtype, 0)
+    row = Row([Segment(tokens, 0, count)], dtype)
+    return Store(str(tokens.path), count, digest, documents, text, fingerprint, row)
 
 
 def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
@@ -168,43 +148,12 @@ def _parse(index: File) -> tuple[np.dtype[np.generic], int, int]:
         if lengths.min() < 0:
             raise Invalid(f"{index.path}: a length is negative; {remedy}")
         tokens += int(lengths.sum(dtype=np.int64))
-    if tokens == 0:
-        raise Invalid(f"{index.path}: the store holds no tokens; {remedy}")
     return np.dtype(CODES[code]), tokens, starts - 1
-
-
-def _sidecar(path: Path) -> dict[str, Any] | None:
-    """The facts of our own sidecar; None if there is none, or a file that is not one of ours."""
-    try:
-        with open(path, "rb") as file:
-            if b'"treering_store"' not in file.read(64):
-                return None
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise Invalid(f"{path}: damaged; restore it or prepare the store anew") from error
-    return facts
-
-
-def _verify(facts: dict[str, Any], tokens: File, index: File, whole: bool) -> None:
-    """Whether the files are those that the sidecar was written for. The index is hashed at each
-    opening, the tokens where their time of change differs, or all are asked for."""
-    remedy = "restore it or prepare the store anew"
-    if facts["treering_store"] != VERSION:
-        raise Invalid(f"{tokens.path}: made by another version of treering; prepare it anew")
-    if tokens.size != facts["bin"]["bytes"]:
-        raise Invalid(f"{tokens.path}: its size is not what was prepared; {remedy}")
-    if index.sha256() != facts["idx"]["sha256"]:
-        raise Invalid(f"{index.path}: was changed after it was prepared; {remedy}")
-    unchanged = not whole and tokens.mtime_ns == facts["bin"]["mtime_ns"]
-    if not unchanged and tokens.sha256() != facts["bin"]["sha256"]:
-        raise Invalid(f"{tokens.path}: was changed after it was prepared; {remedy}")
 
 
 def _flat(file: File, prefix: str, vocabulary: int | None) -> Store:
     """A `.bin` that has no index."""
-    if _sidecar(Path(f"{prefix}.json")) is not None:
+    if sidecar.read(Path(f"{prefix}.json")) is not None:
         raise Invalid(f"{prefix}.idx: missing, the store is unfinished; prepare it anew")
     dtype = np.dtype("<u2" if vocabulary is None or vocabulary <= 65_536 else "<u4")
     if file.size % dtype.itemsize:
@@ -240,10 +189,11 @@ def _foreign(
     warnings.warn(
         f"{file.path}: a store without a sidecar, so its tokenizer is unverified and its bytes "
         "of text unknown; `treering prepare` writes one",
-        stacklevel=3,
+        stacklevel=4,
     )
     head = file.read(0, min(CHUNK, file.size))
     tail = file.read(max(0, file.size - CHUNK), min(CHUNK, file.size))
     digest = hashlib.sha256(f"{index} {file.size} ".encode() + head + tail).hexdigest()
-    path, count = str(file.path), (file.size - start) // dtype.itemsize
-    return Store(path, count, digest, documents, None, None, file, dtype, start)
+    count = (file.size - start) // dtype.itemsize
+    row = Row([Segment(file, start, count)], dtype)
+    return Store(str(file.path), count, digest, documents, None, None, row)

@@ -32,7 +32,10 @@ def verify(name: str) -> Iterator[Finding]:
     elif is_store(name):
         yield _store(name)
     else:
-        raise Invalid(f"{name}: is neither a store (X of X.bin and X.idx) nor the folder of a run")
+        raise Invalid(
+            f"{name}: is neither a store (X of X.bin and X.idx, or a folder of shards) nor the "
+            "folder of a run"
+        )
 
 
 def _run(folder: Path) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ because the index is what makes a store open. Until then a store that was broken
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treering.config import Invalid
-from treering.store import CHUNK, CODES, HEADER, MAGIC, VERSION
+from treering.segments import CHUNK
+from treering.sidecar import VERSION
+from treering.store import CODES, HEADER, MAGIC
 
 SUFFIXES = (".json", ".bin", ".idx")  # in the order in which they are put in place
 
@@ -140,6 +143,15 @@ def commit(writers: Mapping[Writer, Mapping[str, object]]) -> None:
         for writer in writers:
             writer.discard()
         raise
+
+
+def clear(prefix: str | Path) -> None:
+    """Removes a store and what writers that were killed left beside it; the index first, so that
+    it does not open by halves."""
+    place = Path(prefix)
+    left = place.parent.glob(f".{glob.escape(place.name)}.*.tmp")
+    for path in (*(Path(f"{prefix}{suffix}") for suffix in reversed(SUFFIXES)), *left):
+        path.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,88 @@
+"""Tokens one after another, in one file or in several, read by position.
+
+Reading never maps memory: a map of a file that shrinks kills the process without a word.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import weakref
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from treering.config import Invalid
+
+CHUNK = 1 << 20
+
+
+class File:
+    """A file read by position; a read that comes back short is the user's to mend, not a crash."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._number = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            many = error.errno == errno.EMFILE
+            remedy = "allow more with `ulimit -n`" if many else "correct the path"
+            raise Invalid(f"{path}: cannot be opened ({error.strerror}); {remedy}") from error
+        self.path, self.size = path, os.fstat(self._number).st_size
+        self.mtime_ns = os.fstat(self._number).st_mtime_ns
+        self.close = weakref.finalize(self, os.close, self._number)  # once, whoever calls it
+
+    def read(self, at: int, size: int) -> bytes:
+        """Exactly `size` bytes from the position `at`."""
+        try:
+            data = os.pread(self._number, size, at)
+        except OSError as error:
+            raise Invalid(f"{self.path}: cannot be read ({error.strerror}); restore it") from error
+        if len(data) != size:
+            raise Invalid(f"{self.path}: ends too early; restore it or prepare it anew")
+        return data
+
+    def sha256(self) -> str:
+        """The digest of all its bytes."""
+        digest = hashlib.sha256()
+        for at in range(0, self.size, CHUNK):
+            digest.update(self.read(at, min(CHUNK, self.size - at)))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """So many tokens of a file, from the byte `start` on."""
+
+    file: File
+    start: int
+    tokens: int
+
+
+class Row:
+    """The tokens of segments as if they lay in one file."""
+
+    def __init__(self, segments: Sequence[Segment], dtype: np.dtype[np.generic]) -> None:
+        self.segments, self.dtype = tuple(segments), dtype
+        self._ends = list(accumulate(segment.tokens for segment in segments))
+
+    def read(self, first: int, count: int) -> bytes:
+        """The bytes of `count` tokens from the token `first` on."""
+        number, width = bisect_right(self._ends, first), self.dtype.itemsize
+        parts = []
+        while count:
+            segment = self.segments[number]
+            at = first - (self._ends[number] - segment.tokens)
+            size = min(count, segment.tokens - at)
+            parts.append(segment.file.read(segment.start + at * width, size * width))
+            number, first, count = number + 1, first + size, count - size
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Gives the files back; a second call does nothing."""
+        for segment in self.segments:
+            segment.file.close()
