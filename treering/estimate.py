@@ -35,7 +35,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     console.print(f"parameters  {found.parameters:,}")
     console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, evaluations apart")
     for line in _memory(found, world):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     there = device()
     if world > 1:
         console.print(f"time        not tried: {world} processes are asked for, this is one")
