@@ -28,7 +28,7 @@ RANKS = (
     "forward",
     "lengths stream learner encode writer analysis",
     "saving",
-    "prepare loop evaluate report probe downstream trackers",
+    "prepare loop ranks evaluate report probe downstream trackers",
     "cache journal pipeline",
     "build",
     "header scoring",

@@ -62,6 +62,8 @@ def test_two_ranks_do_what_one_does(unbroken: Path, two: Path) -> None:
     assert_same_to_rounding(two, unbroken)
     header = next(record for record in records.read(two) if record["kind"] == "header")
     assert header["hardware"]["processes"] == 2
+    windows = [record for record in records.read(two) if record["kind"] == "ranks"]
+    assert windows and all(min(w["computed"]) > 0 and len(w["memory"]) == 2 for w in windows)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])

@@ -26,6 +26,7 @@ from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
 from treering.protocols import Memory, Schedule, Update
+from treering.ranks import Ranks
 from treering.schema import construct, near
 from treering.store import Store
 from treering.stream import Stream
@@ -49,6 +50,7 @@ class Data:
 class Parts:
     """What a run computes with."""
 
+    ranks: Ranks
     stream: Stream
     learner: Learner
     update: Update
@@ -146,17 +148,14 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
+    resets = recipe.optimizer.at_phase == "reset"
     return Parts(
+        Ranks(mesh),
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
         learner,
         learns,
         memories.KINDS["everything"](),
-        Rules(
-            recipe.seed,
-            rates,
-            dropout=recipe.model.dropout > 0,
-            reset_at_phase=recipe.optimizer.at_phase == "reset",
-        ),
+        Rules(recipe.seed, rates, dropout=recipe.model.dropout > 0, reset_at_phase=resets),
         held_outs(recipe, given),
         downstream.load(recipe.evaluate, given.tokenizer),
     )

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-SCORES = ("score", "branch_score", "task")
+SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
 
@@ -66,13 +66,13 @@ def read(path: str | Path) -> list[Record]:
 
 def cut(path: Path, step: int, *, scored: bool = True) -> None:
     """Remove every record from the first one beyond `step`, and a torn last line; where the step
-    was not `scored` to the end, from its first score."""
+    was not `scored` to the end, from the first record of its scoring."""
     if not path.exists():
         return
     keep = 0
     for record, end in _parse(path):
         at = record.get("step", 0)
-        if at > step or (at == step and not scored and record["kind"] in SCORES):
+        if at > step or (at == step and not scored and record["kind"] in SCORED):
             break
         keep = end
     with open(path, "r+b") as file:

@@ -22,13 +22,16 @@ def score(
     parts: Parts, journal: Journal, live: Live, place: dict[str, Any], *, ends: bool,
     interruption: Interruption,
 ) -> float:  # fmt: skip
-    """Write the records of all scores at a place (step, phase); `ends`: of the phase's end, with
-    branches. Returns the FLOPs. Raises Unscored between two corpora when all ranks must stop."""
+    """Write, at a place (step, phase), the record of the ranks since the last scoring and those of
+    all scores; `ends`: of the phase's end, with branches. Returns the FLOPs. Raises Unscored
+    between two corpora when all ranks must stop."""
     learner, step = parts.learner, place["step"]
     branches = parts.update.branches() if ends else {}
     losses: dict[str, float] = {}
     tokens = 0
     stop = _stopping(parts, interruption)
+    if step:
+        journal.write("ranks", place | parts.ranks.record())
     for text in parts.held_out:
         live.doing(f"step {step}: scoring {text.corpus}")
         for kind, found in scores(learner, branches, text):
@@ -46,6 +49,7 @@ def score(
         for task in tasks.scores:
             journal.write("task", place | dataclasses.asdict(task))
         tokens += tasks.tokens
+    parts.ranks.begin()
     return tokens * learner.flops_per_token / 3
 
 

@@ -124,7 +124,7 @@ class Run:
             return False
         if self.unscored and not self._score(**self.unscored, heard=heard):
             return False
-        batches = parts.stream.batches(self.state)
+        batches = parts.ranks.waiting(parts.stream.batches(self.state))
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         mark = time.monotonic()
         for done in train(parts.learner, parts.update, batches, parts.rules):

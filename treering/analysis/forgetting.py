@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from treering.analysis.costs import ranks, throughput
 from treering.analysis.matrix import Cells, Matrix, header_of
 from treering.analysis.matrix import matrix as matrix
 from treering.records import Record
@@ -133,24 +134,10 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "asked_share": recipe.get("replay", {}).get("share", 0.0),
         "replayed_share": 1 - fresh / tokens if tokens and fresh is not None else None,
         "flops": step.get("flops"),
-        "throughput": _throughput(records),
+        "throughput": throughput(records),
+        "ranks": ranks(records),
         "seconds": step.get("seconds"),
     }
-
-
-def _throughput(records: Sequence[Record]) -> dict[str, Any]:
-    """Medians over steps: tokens/s of all devices; of one device TFLOP/s and, where its peak is
-    known, MFU, with attention counted in full and halved for causality."""
-    speed = header_of(records).get("speed", {})
-    rates = [r["tokens_per_second"] for r in records if r.get("tokens_per_second") is not None]
-    rate = float(np.median(rates)) if rates else None
-    found: dict[str, Any] = {"tokens_per_second": rate, "peak_tflops": speed.get("peak_tflops")}
-    for name, key in (("full", "flops_per_token"), ("causal", "causal_flops_per_token")):
-        known = rate is not None and key in speed
-        tflops = rate * speed[key] / speed["devices"] / 1e12 if known else None
-        peak = speed.get("peak_tflops")
-        found[name] = {"tflops": tflops, "mfu": tflops / peak if tflops and peak else None}
-    return found
 
 
 def _tasks(records: Sequence[Record], steps: Sequence[int]) -> dict[str, Any]:

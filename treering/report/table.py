@@ -175,6 +175,7 @@ def _cost_lines(summary: Summary) -> list[str]:
         f"tokens     {_count(summary['tokens'])} ({_count(summary['fresh_tokens'])} fresh)",
         f"FLOPs      {NONE if flops is None else f'{flops:.3g}'}",
         *_speed_lines(summary["throughput"]),
+        *_rank_lines(summary.get("ranks", {})),
         f"seconds    {NONE if seconds is None else f'{seconds:,.0f}'}",
         f"end        {summary['end'] or 'not reached'}",
     ]
@@ -196,6 +197,21 @@ def _speed_lines(found: Summary) -> list[str]:
         shares = " and ".join(f"{found[name]['mfu']:.1%}" for name in ("full", "causal"))
         lines.append(f"MFU        {shares} of {found['peak_tflops']:,.0f} TFLOP/s")
     return lines
+
+
+def _rank_lines(found: Summary) -> list[str]:
+    """What was waited for, and the height of memory; older summaries know of neither."""
+    if not found.get("memory"):
+        return []
+    waits = [f"{found['waited_for_text']:.1%} of the time for text"]
+    several = found["processes"] > 1
+    if several and found["waited_for_slowest"] is not None:
+        waits.append(f"{found['waited_for_slowest']:.1%} for rank {found['slowest']}, the slowest")
+    of = " on the rank that held most" if several else ""
+    return [
+        f"waited     {', '.join(waits)}",
+        f"memory     {found['memory'] / 2**20:,.0f} MiB at most{of}",
+    ]
 
 
 def _is_difference(metric: str) -> bool:

@@ -1,0 +1,44 @@
+"""What a run's time and memory went into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from treering.analysis.matrix import header_of
+from treering.records import Record
+
+
+def throughput(records: Sequence[Record]) -> dict[str, Any]:
+    """Medians over steps: tokens/s of all devices; of one device TFLOP/s and, where its peak is
+    known, MFU, with attention counted in full and halved for causality."""
+    speed = header_of(records).get("speed", {})
+    rates = [r["tokens_per_second"] for r in records if r.get("tokens_per_second") is not None]
+    rate = float(np.median(rates)) if rates else None
+    found: dict[str, Any] = {"tokens_per_second": rate, "peak_tflops": speed.get("peak_tflops")}
+    for name, key in (("full", "flops_per_token"), ("causal", "causal_flops_per_token")):
+        known = rate is not None and key in speed
+        tflops = rate * speed[key] / speed["devices"] / 1e12 if known else None
+        peak = speed.get("peak_tflops")
+        found[name] = {"tflops": tflops, "mfu": tflops / peak if tflops and peak else None}
+    return found
+
+
+def ranks(records: Sequence[Record]) -> dict[str, Any]:
+    """Shares of the time between scorings that the ranks waited, for text (that which waited most)
+    and for the slowest of them (in the mean); which was the slowest most often; the most bytes that
+    one held. None where there is no record of it."""
+    found = [r for r in records if r.get("kind") == "ranks"]
+    seconds = sum(r["seconds"] for r in found)
+    slowest = [r["slowest"] for r in found if r["slowest"] is not None]
+    behind = [r["waited_for_slowest"] for r in found if r["waited_for_slowest"] is not None]
+    text = np.sum([r["waited_for_text"] for r in found], axis=0) if found else []
+    return {
+        "waited_for_text": float(np.max(text)) / seconds if seconds else None,
+        "waited_for_slowest": sum(behind) / seconds if behind and seconds else None,
+        "slowest": max(set(slowest), key=slowest.count) if slowest else None,
+        "memory": max((max(r["memory"]) for r in found), default=None),
+        "processes": len(found[-1]["memory"]) if found else None,
+    }
