@@ -171,13 +171,12 @@ class Planner:
 
     def _sample(self, places: Refs, epochs: NDArray[np.int64]) -> Refs:
         """Places in an epoch's order -> samples in the stores."""
-        index = np.empty_like(places.index)
-        for source in np.unique(places.source).tolist():
-            for epoch in np.unique(epochs[places.source == source]).tolist():
-                rows = (places.source == source) & (epochs == epoch)
-                at = key(self.seed, "order", self.names[source], epoch)
-                index[rows] = permute(places.index[rows], self.sizes[source], at)
-        return Refs(places.source, index)
+        at = np.empty(len(places), np.uint64)
+        for source, epoch in set(zip(places.source.tolist(), epochs.tolist(), strict=True)):
+            rows = (places.source == source) & (epochs == epoch)
+            at[rows] = key(self.seed, "order", self.names[source], epoch)
+        sizes = np.array(self.sizes)[places.source]
+        return Refs(places.source, permute(places.index, sizes, at))
 
     def _after(self, state: State, fresh: Refs, count: list[int], ends: bool) -> State:
         positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))

@@ -39,8 +39,6 @@ class Balanced:
         turn = np.arange(len(source)) - np.repeat(np.cumsum(turns) - turns, turns)
         luck = generator(at, "round").random(len(turn))
         chosen = np.lexsort((luck, turn))[:count]
-        drawn = Refs(source[chosen], turn[chosen])
-        for each in np.unique(drawn.source).tolist():
-            rows = drawn.source == each
-            drawn.index[rows] = permute(drawn.index[rows], int(seen[each]), key(at, each))
-        return drawn
+        source, turn = source[chosen], turn[chosen]
+        keys = np.array([key(at, each) for each in source.tolist()], np.uint64)
+        return Refs(source, permute(turn, seen[source], keys))
