@@ -39,12 +39,12 @@ def permute(
     """
     assert index.size == 0 or (index.min() >= 0 and (index < n).all()), "index outside [0, n)"
     widths = [max(0, size - 1).bit_length() for size in np.ravel(n).tolist()]
-    bits = np.broadcast_to(np.array(widths, np.uint64), index.shape)
-    keys = np.broadcast_to(np.asarray(at, np.uint64), index.shape)
+    bits, keys = np.array(widths, np.uint64), np.ravel(np.asarray(at, np.uint64))
     images = np.array(index, dtype=np.uint64)
     outside = np.ones(images.shape, dtype=bool)
     while outside.any():
-        images[outside] = _feistel(images[outside], bits[outside], keys[outside])
+        own = [part if part.size == 1 else part[outside] for part in (bits, keys)]
+        images[outside] = _feistel(images[outside], *own)
         outside = images >= np.asarray(n, np.uint64)
     return images.astype(np.int64)
 
@@ -53,14 +53,14 @@ def _feistel(
     x: NDArray[np.uint64], bits: NDArray[np.uint64], at: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     """One pass over [0, 2**bits); the halves change places and widths at each round."""
-    one = np.uint64(1)
     low = bits // np.uint64(2)
-    right, left = x & ((one << low) - one), x >> low
     widths = (bits - low, low)  # of left and right
+    masks = tuple((np.uint64(1) << width) - np.uint64(1) for width in widths)
+    right, left = x & masks[1], x >> low
     for round_ in range(ROUNDS):
         salt = at + np.uint64(0x9E3779B97F4A7C15 * (round_ + 1) % 2**64)
-        mixed = (left ^ _mix(right + salt)) & ((one << widths[0]) - one)
-        left, right, widths = right, mixed, widths[::-1]
+        mixed = (left ^ _mix(right + salt)) & masks[0]
+        left, right, widths, masks = right, mixed, widths[::-1], masks[::-1]
     images: NDArray[np.uint64] = (left << widths[1]) | right
     return images
 
