@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from common import report, synthetic
-from reading import PLACES, READERS, WRITERS, digest
+from loaders import READERS, WRITERS
+from reading import PLACES, digest
 
 ARMS = [("treering", 0), *((name, n) for n in (0, 2) for name in READERS if name != "treering")]
 
