@@ -20,10 +20,10 @@ VOCABULARY = 8192
 
 def synthetic(folder: Path, name: str, tokens: int) -> Store:
     """A store of random tokens in documents of 1,000."""
-    numbers = np.random.default_rng(len(name)).integers(0, VOCABULARY, tokens)
+    draw = np.random.default_rng(len(name))
     writer = Writer(str(folder / name), VOCABULARY)
     for start in range(0, tokens, 1000):
-        writer.add(numbers[start : start + 1000])
+        writer.add(draw.integers(0, VOCABULARY, min(1000, tokens - start), np.uint16))
     commit({writer: {"tokenizer": "synthetic", "end_of_text": 0, "bytes": tokens}})
     return open_store(folder / name)
 
@@ -44,6 +44,13 @@ def ratio(took: dict[str, list[float]], arm: str, plain: str) -> float:
     """Median over rounds of one arm's time over the plain arm's in the same round."""
     pairs = zip(took[arm], took[plain], strict=True)
     return statistics.median(a / b for a, b in pairs)
+
+
+def highest() -> int:
+    """Peak resident memory of this process so far, in KiB (its own: ru_maxrss begins with the
+    parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def machine() -> str:

@@ -1,10 +1,10 @@
-"""Planning one step over 10^6 and over 10^12 tokens: `python bench/plan.py`."""
+"""Planning a step over 10^6 to 10^12 tokens, over 1 to 1,000 corpora: `python bench/plan.py`."""
 
 from __future__ import annotations
 
 import statistics
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from common import alternate, ratio, report
@@ -15,18 +15,19 @@ from treering.plan import Planner, Stage
 from treering.position import State
 
 LENGTH, ROWS = 256, 16
+TOKENS = tuple(10**n for n in range(6, 13, 2))
+CORPORA = (1, 10, 100, 1000)
 
 
-def planner(tokens: int) -> Planner:
-    """Two corpora of `tokens` each, one after the other, a quarter of replay."""
-    samples = tokens // LENGTH
-    stages = (Stage(samples, (1, 0)), Stage(samples, (0, 1)))
+def planner(samples: int, *weights: tuple[int, ...]) -> Planner:
+    """A phase for each row of weights, a quarter of replay; every corpus has as many samples."""
+    corpora = len(weights[0])
     return Planner(
         seed=0,
-        names=("a", "b"),
-        sizes=(samples, samples),
-        past=(False, False),
-        stages=stages,
+        names=tuple(str(number) for number in range(corpora)),
+        sizes=(samples,) * corpora,
+        past=(False,) * corpora,
+        stages=tuple(Stage(samples, each) for each in weights),
         rows=ROWS,
         share=Fraction(1, 4),
         budget="total",
@@ -35,12 +36,11 @@ def planner(tokens: int) -> Planner:
     )
 
 
-def stepper(tokens: int) -> Callable[[], None]:
-    """A function that plans the next step, from the second phase's start on."""
-    rule = planner(tokens)
+def stepper(rule: Planner, seen: tuple[int, ...]) -> Callable[[], None]:
+    """A function that plans the next step of the last phase."""
     steps = lengths(rule)
-    seen = (tokens // LENGTH // 2, 0)
-    state = [State(steps[0], 1, 0, seen, seen, {}, {})]
+    last = len(steps) - 1
+    state = [State(sum(steps[:last]), last, 0, seen, seen, {}, {})]
 
     def step() -> None:
         state[0] = rule.plan(state[0], steps).after
@@ -48,26 +48,45 @@ def stepper(tokens: int) -> Callable[[], None]:
     return step
 
 
-def main() -> None:
-    small, large = stepper(10**6), stepper(10**12)
-    took = alternate({"small": small, "large": large}, rounds=100)  # within one epoch of the small
+def grown(tokens: int) -> Callable[[], None]:
+    """Two corpora of `tokens` each, one after the other, in the second."""
+    samples = tokens // LENGTH
+    return stepper(planner(samples, (1, 0), (0, 1)), (samples // 2, 0))
+
+
+def mixed(corpora: int) -> Callable[[], None]:
+    """A mixture of so many corpora, of unequal weights, each half seen."""
+    samples = 10**9 // LENGTH
+    weights = tuple(range(1, corpora + 1))
+    return stepper(planner(samples, weights), (samples // 2,) * corpora)
+
+
+def figures(arms: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Times of the arms, also as ratios to the first one, and the peaks of their memory."""
+    took = alternate(arms, rounds)
+    plain = next(iter(arms))
+    found: dict[str, float] = {}
+    for name in arms:
+        found[f"planning a step over {name}, us"] = statistics.median(took[name]) * 1e6
+        if name != plain:
+            found[f"{name} / {plain}"] = ratio(took, name, plain)
     tracemalloc.start()
-    peaks = {}
-    for name, step in (("small", stepper(10**6)), ("large", stepper(10**12))):
+    for name, step in arms.items():
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         step()
-        peaks[name] = (tracemalloc.get_traced_memory()[1] - before) / 2**10
-    report(
-        "plan",
-        {
-            "planning a step over 10^6 tokens, us": statistics.median(took["small"]) * 1e6,
-            "planning a step over 10^12 tokens, us": statistics.median(took["large"]) * 1e6,
-            "ratio of the two": ratio(took, "large", "small"),
-            "peak memory at 10^6 tokens, KiB": peaks["small"],
-            "peak memory at 10^12 tokens, KiB": peaks["large"],
-        },
-    )
+        found[f"peak memory over {name}, KiB"] = (
+            tracemalloc.get_traced_memory()[1] - before
+        ) / 2**10
+    tracemalloc.stop()
+    return found
+
+
+def main() -> None:
+    sizes = {f"10^{len(str(tokens)) - 1} tokens": grown(tokens) for tokens in TOKENS}
+    corpora = {f"{n:,} corpora": mixed(n) for n in CORPORA}
+    # 100 steps lie within one epoch of the smallest
+    report("plan", {**figures(sizes, 100), **figures(corpora, 100)})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
-from common import VOCABULARY, alternate, ratio, report, synthetic
+from common import VOCABULARY, alternate, highest, ratio, report, synthetic
 
 from treering import config, learner, model
 from treering.forward import forward
@@ -69,13 +69,6 @@ def peak(name: str) -> float:
     """Peak resident memory of a process that trains one arm, in MiB above its start."""
     asked = [sys.executable, __file__, "--peak", name]
     return float(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
-
-
-def highest() -> int:
-    """Peak resident memory of this process so far, in KiB (its own: ru_maxrss begins with the
-    parent's)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def measure_peak(name: str) -> None:

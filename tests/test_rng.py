@@ -59,6 +59,18 @@ def test_an_image_does_not_depend_on_what_else_is_asked(
     assert min(alone) >= 0 and max(alone) < n
 
 
+NUMBER = st.integers(0, 2**64 - 1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**13), NUMBER, NUMBER), min_size=1, max_size=10))
+def test_sizes_and_keys_may_differ_from_index_to_index(asked: list[tuple[int, int, int]]) -> None:
+    places = np.array([place % n for n, _, place in asked])
+    sizes = np.array([n for n, _, _ in asked])
+    keys = np.array([at for _, at, _ in asked], np.uint64)
+    alone = [int(permute(np.array([place % n]), n, at)[0]) for n, at, place in asked]
+    assert permute(places, sizes, keys).tolist() == alone
+
+
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 8, 13, 33, 100])
 def test_each_place_goes_everywhere_equally_often(n: int, chance_of: Chance) -> None:
     counts, keys = np.zeros((n, n)), 2000

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heapify, heappop, heappush
 from math import floor, lcm
 
 import numpy as np
@@ -140,39 +141,42 @@ class Planner:
         if total in weights:  # one corpus alone
             count[weights.index(total)] = fresh
             return count
+        closed = [(given[i] * total // w, i) for i, w in enumerate(weights) if w]
+        heapify(closed)  # by when the windows open; the open ones by when they end
+        windows: list[tuple[int, int]] = []
         for slot in range(sum(given), sum(given) + fresh):
-            ends = [
-                (-(-(n + 1) * total // w), i)
-                for i, (n, w) in enumerate(zip(given, weights, strict=True))
-                if w and n * total // w <= slot
-            ]
-            _, chosen = min(ends)
-            given[chosen] += 1
-            count[chosen] += 1
+            while closed and closed[0][0] <= slot:
+                _, i = heappop(closed)
+                heappush(windows, (-(-(given[i] + 1) * total // weights[i]), i))
+            _, i = heappop(windows)
+            given[i] += 1
+            count[i] += 1
+            heappush(closed, (given[i] * total // weights[i], i))
         return count
 
     def _places(self, state: State, count: list[int]) -> Refs:
         """The next `count` places of each corpus, in its current epochs."""
-        return join(
-            *(
-                Refs(np.full(c, i, np.int64), np.arange(p, p + c) % max(1, n))
-                for i, (c, p, n) in enumerate(zip(count, state.positions, self.sizes, strict=True))
-            )
-        )
+        source, position, size = self._next(state, count)
+        return Refs(source, position % size)
 
     def _epochs(self, state: State, count: list[int]) -> NDArray[np.int64]:
-        each = zip(count, state.positions, self.sizes, strict=True)
-        return np.concatenate([np.arange(p, p + c) // max(1, n) for c, p, n in each])
+        _, position, size = self._next(state, count)
+        return position // size
+
+    def _next(self, state: State, count: list[int]) -> tuple[NDArray[np.int64], ...]:
+        """Of each fresh sample its corpus, its position there, and the corpus's size."""
+        source = np.repeat(np.arange(len(count)), count)
+        skipped = np.array(state.positions) - np.cumsum([0, *count[:-1]])
+        return source, skipped[source] + np.arange(len(source)), np.maximum(1, self.sizes)[source]
 
     def _sample(self, places: Refs, epochs: NDArray[np.int64]) -> Refs:
         """Places in an epoch's order -> samples in the stores."""
-        index = np.empty_like(places.index)
-        for source in np.unique(places.source).tolist():
-            for epoch in np.unique(epochs[places.source == source]).tolist():
-                rows = (places.source == source) & (epochs == epoch)
-                at = key(self.seed, "order", self.names[source], epoch)
-                index[rows] = permute(places.index[rows], self.sizes[source], at)
-        return Refs(places.source, index)
+        at = np.empty(len(places), np.uint64)
+        for source, epoch in set(zip(places.source.tolist(), epochs.tolist(), strict=True)):
+            rows = (places.source == source) & (epochs == epoch)
+            at[rows] = key(self.seed, "order", self.names[source], epoch)
+        sizes = np.array(self.sizes)[places.source]
+        return Refs(places.source, permute(places.index, sizes, at))
 
     def _after(self, state: State, fresh: Refs, count: list[int], ends: bool) -> State:
         positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))

@@ -140,7 +140,7 @@ def _routed(inputs: Sequence[str], options: Options, parts: list[Part]) -> Itera
     share = 0.0 if named or options.validation is None else float(options.validation)
     for path in inputs:
         for text in _documents(path, options, parts[0].tally):
-            yield int(texts.in_validation(text, share)), text
+            yield int(share > 0 and texts.in_validation(text, share)), text
     for path in named:
         for text in _documents(path, options, parts[1].tally):
             yield 1, text

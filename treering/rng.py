@@ -27,34 +27,42 @@ def generator(seed: int, *address: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(seed, *address)))
 
 
-def permute(index: NDArray[np.int64], n: int, at: int) -> NDArray[np.int64]:
-    """The images of `index` under the permutation of [0, n) that the key `at` names.
+def permute(
+    index: NDArray[np.int64], n: int | NDArray[np.int64], at: int | NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """The images of `index` under the permutation of [0, n) that the key `at` names; both may
+    differ from index to index.
 
     An alternating Feistel network over the smallest power of two that holds n; images outside
     [0, n) are walked on until they fall inside, which keeps it a permutation. Nothing of size n
     is ever made, so n = 10**12 costs what n = 10**3 costs.
     """
-    assert index.size == 0 or (index.min() >= 0 and index.max() < n), "index outside [0, n)"
+    assert index.size == 0 or (index.min() >= 0 and (index < n).all()), "index outside [0, n)"
+    widths = [max(0, size - 1).bit_length() for size in np.ravel(n).tolist()]
+    bits, keys = np.array(widths, np.uint64), np.ravel(np.asarray(at, np.uint64))
     images = np.array(index, dtype=np.uint64)
-    if n < 2:
-        return images.astype(np.int64)
     outside = np.ones(images.shape, dtype=bool)
     while outside.any():
-        images[outside] = _feistel(images[outside], (n - 1).bit_length(), at)
-        outside = images >= n
+        own = [part if part.size == 1 else part[outside] for part in (bits, keys)]
+        images[outside] = _feistel(images[outside], *own)
+        outside = images >= np.asarray(n, np.uint64)
     return images.astype(np.int64)
 
 
-def _feistel(x: NDArray[np.uint64], bits: int, at: int) -> NDArray[np.uint64]:
+def _feistel(
+    x: NDArray[np.uint64], bits: NDArray[np.uint64], at: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
     """One pass over [0, 2**bits); the halves change places and widths at each round."""
-    low = bits // 2
-    right, left = x & np.uint64((1 << low) - 1), x >> np.uint64(low)
+    low = bits // np.uint64(2)
     widths = (bits - low, low)  # of left and right
+    masks = tuple((np.uint64(1) << width) - np.uint64(1) for width in widths)
+    right, left = x & masks[1], x >> low
     for round_ in range(ROUNDS):
-        salt = np.uint64((at + 0x9E3779B97F4A7C15 * (round_ + 1)) % 2**64)
-        mixed = (left ^ _mix(right + salt)) & np.uint64((1 << widths[0]) - 1)
-        left, right, widths = right, mixed, widths[::-1]
-    return (left << np.uint64(widths[1])) | right
+        salt = at + np.uint64(0x9E3779B97F4A7C15 * (round_ + 1) % 2**64)
+        mixed = (left ^ _mix(right + salt)) & masks[0]
+        left, right, widths, masks = right, mixed, widths[::-1], masks[::-1]
+    images: NDArray[np.uint64] = (left << widths[1]) | right
+    return images
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from treering.batch import Refs, join, refs
+from treering.batch import Refs
 from treering.protocols import MemoryState
 from treering.rng import generator, key, permute
 
@@ -33,12 +33,12 @@ class Balanced:
         return state
 
     def draw(self, state: MemoryState, seen: NDArray[np.int64], count: int, at: int) -> Refs:
-        parts, rounds = [refs([])], [np.zeros(0, np.int64)]
-        for source in np.flatnonzero(seen):
-            n = int(seen[source])
-            turn = np.arange(min(count, n))
-            parts.append(Refs(np.full_like(turn, source), permute(turn, n, key(at, int(source)))))
-            rounds.append(turn)
-        drawn, turns = join(*parts), np.concatenate(rounds)
-        luck = generator(at, "round").random(len(turns))
-        return drawn[np.lexsort((luck, turns))[:count]]
+        sources = np.flatnonzero(seen)
+        turns = np.minimum(seen[sources], count)
+        source = np.repeat(sources, turns)
+        turn = np.arange(len(source)) - np.repeat(np.cumsum(turns) - turns, turns)
+        luck = generator(at, "round").random(len(turn))
+        chosen = np.lexsort((luck, turn))[:count]
+        source, turn = source[chosen], turn[chosen]
+        keys = np.array([key(at, each) for each in source.tolist()], np.uint64)
+        return Refs(source, permute(turn, seen[source], keys))
