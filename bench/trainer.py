@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 import work
-from common import alternate, report
+from common import alternate, ratio, report
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from turns import Side, Turns
@@ -106,6 +106,7 @@ def trainer(folder: Path) -> None:
         max_steps=len(samples) // recipe.rows,
         per_device_train_batch_size=recipe.rows,
         train_sampling_strategy="sequential",
+        remove_unused_columns=False,  # shift_labels would be one
         learning_rate=float(recipe.schedule["peak"]),
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
@@ -140,27 +141,25 @@ def compare(size: str, precision: str, steps: int, rounds: int) -> dict[str, flo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work.prepare(folder, size, precision, WARM + steps * (rounds + 1))
-        sides = {side: Side([sys.executable, __file__, "--side", side, name], folder / f"{side}.log")
-                 for side in SIDES}  # fmt: skip
+        command = [sys.executable, __file__, name, "--side"]
+        sides = {side: Side([*command, side], folder / f"{side}.log") for side in SIDES}
         for side in sides.values():
             side.train(WARM)
         took = alternate({name: lambda s=s: s.train(steps) for name, s in sides.items()}, rounds)
         ends = {name: side.end() for name, side in sides.items()}
     tokens = steps * work.ROWS * work.LENGTH
-    rates = {name: [tokens / t for t in times] for name, times in took.items()}
-    apart = zip(ends["treering"]["losses"], ends["trainer"]["losses"], strict=True)
+    ours, theirs = ends["treering"], ends["trainer"]
+    apart = zip(ours["losses"], theirs["losses"], strict=True)
     return {
-        **{f"{name}, tokens/s": statistics.median(rates[name]) for name in sides},
-        "tokens/s, treering / trainer": statistics.median(
-            a / b for a, b in zip(rates["treering"], rates["trainer"], strict=True)
-        ),
+        **{f"{name}, tokens/s": tokens / statistics.median(took[name]) for name in sides},
+        "tokens/s, treering / trainer": ratio(took, "trainer", "treering"),
         **{f"{name}, peak memory, MiB": ends[name]["memory"] for name in sides},
         **{f"{name}, peak memory of training, MiB": ends[name]["above"] for name in sides},
         "memory of training, treering / trainer": ends["treering"]["above"]
         / ends["trainer"]["above"],
         "largest difference of a step's loss": max(abs(a - b) for a, b in apart),
-        "first loss": ends["treering"]["losses"][0],
-        "last loss": ends["treering"]["losses"][-1],
+        "first loss": ours["losses"][0],
+        "last loss": ours["losses"][-1],
     }
 
 

@@ -36,7 +36,7 @@ def prepare(folder: Path, size: str, precision: str, steps: int) -> None:
         "compute": {"precision": precision},
     }
     (folder / "recipe.toml").write_text(tomli_w.dumps(table))
-    recipe, data = load(folder)
+    _, data = load(folder)
     stream = Stream(data.planner, data.train, data.steps, LENGTH, VOCABULARY)
     batches = [batch.tokens for batch, _ in islice(stream.batches(data.planner.start()), steps)]
     np.save(folder / "batches.npy", np.concatenate(batches))
