@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 from common import VOCABULARY, synthetic
+from torch import nn
 
 from treering import config, model
 from treering.forward import forward
@@ -45,13 +46,17 @@ def learner(
     rows: int,
     length: int,
     *,
+    vocabulary: int = VOCABULARY,
     documents: bool = False,
+    change: Callable[[nn.Module], object] | None = None,
 ) -> Learner:
-    """A fresh model with its optimizer, on the device if there is one."""
+    """A fresh model, changed, with its optimizer, on the device if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    begun = model.fresh(model.llama(wanted, VOCABULARY, length), seed=0)
+    begun = model.fresh(model.llama(wanted, vocabulary, length), seed=0)
     layers, width = model.shape(begun)
     cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=length)
+    if change is not None:
+        change(begun)
     root = model.Root(begun, NextToken(document_end=0 if documents else None))
     call = forward(root, compute, rows, Mesh(device=device))
     return Learner(call, config.Optimizer(), config.Guard(), flops_per_token=cost)

@@ -97,7 +97,8 @@ def torchtitan(python: str) -> str:
 
 def versions(python: str) -> dict[str, str]:
     """Of the frameworks."""
-    ask = "from importlib.metadata import version as v; print(v('litgpt'), v('torchtitan'), v('torch'))"
+    ask = "from importlib.metadata import version as v\n"
+    ask += "print(v('litgpt'), v('torchtitan'), v('torch'))"
     done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
     return dict(zip(("litgpt", "torchtitan", "their torch"), done.stdout.split(), strict=True))
 
@@ -107,9 +108,8 @@ def main(python: str, rounds: int, sizes: list[str]) -> None:
     for size in sizes:
         found = compare(python, size, 6 if size == "3m" else 1, rounds)
         figures |= {f"{size}, {name}": value for name, value in found.items()}
-    report(
-        "frameworks", figures | {"torchtitan's trainer here": torchtitan(python), "rounds": rounds}
-    )
+    figures["torchtitan's trainer here"] = torchtitan(python)
+    report("frameworks", figures | {"rounds": rounds})
 
 
 if __name__ == "__main__":

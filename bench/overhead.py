@@ -59,20 +59,17 @@ def main(rounds: int) -> None:
         )
         saves.close()
         plain = statistics.median(took["plain"]) / STEPS
-        per_token = plain / (LENGTH * ROWS)
-        evaluation = statistics.median(took["evaluation"])
-        pause = statistics.median(saves.pauses)
+        token = plain / (LENGTH * ROWS)
+        evaluation, pause = statistics.median(took["evaluation"]), statistics.median(saves.pauses)
+        both = f"{STEPS} steps and a checkpoint"
         figures |= {
             "step, ms": plain * 1e3,
             f"evaluation of {HELD_OUT:,} tokens, in steps": evaluation / plain,
-            f"the same every {INTERVAL:,} tokens, share of time": evaluation
-            / (INTERVAL * per_token),
+            f"the same every {INTERVAL:,} tokens, share of time": evaluation / (INTERVAL * token),
             "checkpoint, ms until training goes on": pause * 1e3,
-            f"the same every {BETWEEN:,} tokens, share of time": pause / (BETWEEN * per_token),
-            f"{STEPS} steps and a checkpoint beside / without": ratio(took, "beside", "plain"),
-            f"{STEPS} steps and a checkpoint waited for / without": ratio(
-                took, "waited for", "plain"
-            ),
+            f"the same every {BETWEEN:,} tokens, share of time": pause / (BETWEEN * token),
+            f"{both} beside them / without": ratio(took, "beside", "plain"),
+            f"{both} waited for / without": ratio(took, "waited for", "plain"),
         }
         anchors = {place: Reptile(EVERY, 0.5, anchor=place) for place in ("device", "cpu")}
         for update in anchors.values():

@@ -58,9 +58,8 @@ def main(rounds: int, size: str) -> None:
         for number in range(rounds):
             for arm in list(ARMS)[:: 1 if number % 2 == 0 else -1]:
                 rates[arm].append(rate(Path(name), arm, str(number)))
-    figures: dict[str, object] = {
-        f"{arm}, tokens/s": statistics.median(r) for arm, r in rates.items()
-    }
+    medians = {f"{arm}, tokens/s": statistics.median(rates[arm]) for arm in ARMS}
+    figures: dict[str, object] = {**medians}
     for arm in list(ARMS)[1:]:
         pairs = zip(rates[arm], rates["one process"], strict=True)
         figures[f"{arm} / one process"] = statistics.median(a / b for a, b in pairs)
