@@ -1,4 +1,4 @@
-"""Training by Treering against litgpt: `python bench/frameworks.py --python PYTHON`, which has it.
+"""Training by Treering against litgpt, which is in `.venv-bench`: `python bench/frameworks.py`.
 
 As `trainer.py`: the same weights and samples, processes that take turns. litgpt trains by its own
 `pretrain`, which compiles; it decays the weights of norms, too, and on a CPU its AdamW is not
@@ -114,7 +114,8 @@ def main(python: str, rounds: int, sizes: list[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--python", required=True, help="an interpreter that has the frameworks")
+    usual = str(HERE.parent / ".venv-bench/bin/python")
+    parser.add_argument("--python", default=usual, help="an interpreter that has the frameworks")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", choices=sorted(work.SIZES), help="this one alone")
     options = parser.parse_args()

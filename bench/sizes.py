@@ -100,11 +100,9 @@ def flops(model: Llama, length: int) -> float:
 
 def main(tokens: int = 8192) -> None:
     model = Llama()
-    print(
-        f"{model.parameters:,} parameters, {tokens:,} tokens on each rank in a step; GiB a rank.\n"
-    )
-    print("| devices | copies x shards | weights, gradients, moments | anchor | gathered | sent to its "
-          "copy | sent by its card | sending / computing |")  # fmt: skip
+    print(f"{model.parameters:,} parameters, {tokens:,} tokens on a rank in a step; GiB a rank.\n")
+    print("| devices | copies x shards | weights, gradients, moments | anchor | gathered", end="")
+    print(" | sent to its copy | sent by its card | sending / computing |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|")
     computing = tokens * flops(model, tokens) / SPEED
     for devices in (8, 16, 32, 64, 128, 256, 512, 1024):
