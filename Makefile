@@ -31,11 +31,11 @@ demo: .venv/.ready
 bench: .venv/.complete .venv-bench/.ready
 	@for name in $(BENCHES); do echo "== $$name"; .venv/bin/python bench/$$name.py || exit 1; done
 
-# Frameworks that Treering is measured against. torchtitan imports triton, also where it has no use.
-.venv-bench/.ready: Makefile
+# Frameworks that Treering is measured against.
+.venv-bench/.ready: bench/requirements-frameworks.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install -q torch==2.13.0
-	.venv-bench/bin/python -m pip install -q torch==2.13.0 litgpt==0.5.13 torchtitan==0.3.0 triton
+	.venv-bench/bin/python -m pip install -q -r $<
 	touch $@
 
 # torch comes first and exactly: asked for a range, pip would replace a CPU build by the largest one.

@@ -66,6 +66,7 @@ def arm(
     learner: Learner, folder: Path, update: Update, *, share: str = "0", rows: int, length: int
 ) -> Arm:
     """The learner in steps of rows * length tokens, `share` of them replayed."""
+    folder.mkdir(exist_ok=True)
     store = synthetic(folder, f"tokens {share}", 2_000_000)
     rule = Planner(
         seed=0,

@@ -21,7 +21,6 @@ VOCABULARY = 8192
 def synthetic(folder: Path, name: str, tokens: int) -> Store:
     """A store of random tokens in documents of 1,000."""
     numbers = np.random.default_rng(len(name)).integers(0, VOCABULARY, tokens)
-    folder.mkdir(exist_ok=True)
     writer = Writer(str(folder / name), VOCABULARY)
     for start in range(0, tokens, 1000):
         writer.add(numbers[start : start + 1000])

@@ -7,6 +7,7 @@ the device is done. FLOPs are counted in both conventions of treering/speed.py.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -143,7 +144,9 @@ def anchors(own: Learner, step: float) -> dict[str, float]:
             own.params[0].flatten()[0].item()  # waits
             times.append(time.perf_counter() - began)
         found[f"meta-update, anchor on {place}, ms"] = statistics.median(times) * 1e3
-        found[f"the same every {EVERY}, share of time"] = statistics.median(times) / (EVERY * step)
+        found[f"meta-update, anchor on {place}, every {EVERY}, share of time"] = statistics.median(
+            times
+        ) / (EVERY * step)
     return found
 
 
@@ -201,7 +204,10 @@ def main(rounds: int, *, smoke: bool) -> int:
                 own = part(name, rounds, turn, place)
                 figures |= {f"{name}, {what}": value for what, value in own.items()}
                 torch.compiler.reset()
-    report("gpu" if ON_GPU else "gpu-smoke", figures)
+    if smoke:
+        print(json.dumps(figures, indent=1))
+    else:
+        report("gpu", figures)
     return 0 if all(found.values()) else 1
 
 
