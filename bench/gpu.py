@@ -143,10 +143,9 @@ def anchors(own: Learner, step: float) -> dict[str, float]:
             update._take_anchor(own)
             own.params[0].flatten()[0].item()  # waits
             times.append(time.perf_counter() - began)
-        found[f"meta-update, anchor on {place}, ms"] = statistics.median(times) * 1e3
-        found[f"meta-update, anchor on {place}, every {EVERY}, share of time"] = statistics.median(
-            times
-        ) / (EVERY * step)
+        took, what = statistics.median(times), f"meta-update, anchor on {place}"
+        found[f"{what}, ms"] = took * 1e3
+        found[f"{what}, every {EVERY}, share of time"] = took / (EVERY * step)
     return found
 
 
