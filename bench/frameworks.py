@@ -116,7 +116,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     usual = str(HERE.parent / ".venv-bench/bin/python")
     parser.add_argument("--python", default=usual, help="an interpreter that has the frameworks")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", choices=sorted(work.SIZES), help="this one alone")
     options = parser.parse_args()
     main(options.python, options.rounds, [options.size] if options.size else list(work.SIZES))

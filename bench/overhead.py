@@ -71,14 +71,21 @@ def main(rounds: int) -> None:
             f"{both} beside them / without": ratio(took, "beside", "plain"),
             f"{both} waited for / without": ratio(took, "waited for", "plain"),
         }
-        anchors = {place: Reptile(EVERY, 0.5, anchor=place) for place in ("device", "cpu")}
-        for update in anchors.values():
-            update._take_anchor(own)
-        turns = {f"anchor on {p}": lambda u=u: meta(u, own) for p, u in anchors.items()}
-        for name, times in alternate(turns, max(rounds, 25)).items():
-            figures[f"{name}, ms of a meta-update"] = statistics.median(times) * 1e3
-            figures[f"{name}, share of {EVERY} steps"] = statistics.median(times) / (EVERY * plain)
+        figures |= anchors(own, plain, max(rounds, 25))
     report("overhead", figures | {"rounds": rounds})
+
+
+def anchors(own: Learner, step: float, rounds: int) -> dict[str, float]:
+    """Meta-updates with the anchor on the device and on the host, where a step takes so long."""
+    updates = {place: Reptile(EVERY, 0.5, anchor=place) for place in ("device", "cpu")}
+    for update in updates.values():
+        update._take_anchor(own)
+    turns = {f"anchor on {p}": lambda u=u: meta(u, own) for p, u in updates.items()}
+    found = {}
+    for name, times in alternate(turns, rounds).items():
+        found[f"{name}, ms of a meta-update"] = statistics.median(times) * 1e3
+        found[f"{name}, share of {EVERY} steps"] = statistics.median(times) / (EVERY * step)
+    return found
 
 
 def meta(update: Reptile, learner: Learner) -> None:

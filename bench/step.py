@@ -44,7 +44,7 @@ def peak(name: str) -> float:
 def measure_peak(name: str) -> None:
     before = highest()
     with tempfile.TemporaryDirectory() as folder:
-        made(Path(folder), name).train(8)
+        made(Path(folder), name).train(4)
     print(highest() - before)
 
 
@@ -80,7 +80,7 @@ def main(rounds: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--peak", choices=list(ARMS))
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
     if options.peak:
         measure_peak(options.peak)
