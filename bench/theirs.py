@@ -34,12 +34,12 @@ class Between(IterableDataset[torch.Tensor]):
 
 def litgpt(folder: Path) -> None:
     """`litgpt pretrain`, with a data module of ours and its losses overheard."""
-    turns = Turns()
     from litgpt import Config, pretrain
     from litgpt.args import EvalArgs, TrainArgs
     from litgpt.data import DataModule
     from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
 
+    turns = Turns()
     wanted = json.loads((folder / "shape.json").read_text())
     rows, length = wanted["rows"], wanted["length"]
     config = Config(
