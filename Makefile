@@ -3,11 +3,14 @@
 #   make test     the tests
 #   make check    lint, format and types
 #   make format   mend lint and format
+#   make bench    measure everything again into bench/results/, about 20 minutes on 2 cores
 
 PYTHON ?= python3
 RUN = .venv/bin/python -m
 
-.PHONY: test check format demo
+BENCHES = plan stream readers memory prepare step overhead trainer frameworks scaling
+
+.PHONY: test check format demo bench
 
 test: .venv/.complete
 	$(RUN) pytest -q
@@ -23,6 +26,19 @@ format: .venv/.complete
 
 demo: .venv/.ready
 	.venv/bin/treering demo --out demo
+
+# One after another, as each wants the machine for itself.
+bench: .venv/.complete .venv-bench/.ready .venv-readers/.ready
+	@for name in $(BENCHES); do echo "== $$name"; .venv/bin/python bench/$$name.py || exit 1; done
+
+# What Treering is measured against: trainers and readers, which want different versions of one another.
+.venv-bench/.ready: bench/requirements-frameworks.txt
+.venv-readers/.ready: bench/requirements-readers.txt
+.venv-bench/.ready .venv-readers/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q torch==2.13.0
+	$(@D)/bin/python -m pip install -q -r $<
+	touch $@
 
 # torch comes first and exactly: asked for a range, pip would replace a CPU build by the largest one.
 .venv/.ready: pyproject.toml constraints.txt

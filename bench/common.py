@@ -46,13 +46,6 @@ def ratio(took: dict[str, list[float]], arm: str, plain: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def highest() -> int:
-    """Peak resident memory of this process so far, in KiB (its own: ru_maxrss begins with the
-    parent's)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def machine() -> str:
     """The processor and the cores that this process may use."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()

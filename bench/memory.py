@@ -25,8 +25,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from common import VOCABULARY, highest, report, synthetic
+from common import VOCABULARY, report, synthetic
 from numpy.typing import NDArray
+from turns import highest
 
 from treering.lengths import lengths
 from treering.methods.memories import Everything
@@ -121,7 +122,7 @@ def measure(folder: Path, way: str, rows: int) -> dict[str, float]:
     found = {
         "draws/s": (batches - 1) * rows / took,
         "bytes read per sample": (characters() - read) / (batches * rows),
-        "peak memory above start, MiB": (highest() - memory) / 2**10,
+        "peak memory above start, MiB": highest() - memory,
     }
     distinct = statistics.mean(len({row.tobytes() for row in draw(rows)}) for _ in range(COUNTED))
     return {**found, "repeated samples in a batch, share": 1 - distinct / rows}
