@@ -25,6 +25,7 @@ RANKS = (
     "weights checkpoint folder",
     "pretrained",
     "model identity",
+    "fp8",
     "forward",
     "lengths stream learner encode writer analysis",
     "saving",

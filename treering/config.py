@@ -107,7 +107,8 @@ class Guard:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the arithmetic is done. `deterministic` absent: on for CPU, off for accelerators.
+    """How the arithmetic is done. `precision` of products: "fp8" is for those of layers, "auto" is
+    bf16 where the device has it. `deterministic` absent: on for CPU, off for accelerators.
     `recompute` activations of layers in the backward pass, to save memory: "none", "selective"
     (all but products and attention) or "full"."""
 
@@ -300,9 +301,8 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
     want(guard.max_skipped >= 1, "guard.max_skipped", guard.max_skipped, "at least 1 step")
     precision = recipe.compute.precision
-    want(
-        precision in ("auto", "fp32", "bf16"), "compute.precision", precision, "auto, fp32 or bf16"
-    )
+    kinds: tuple[str, ...] = ("auto", "fp32", "bf16", "fp8")
+    want(precision in kinds, "compute.precision", precision, f"one of {kinds}")
     kinds, recompute = ("none", "selective", "full"), recipe.compute.recompute
     want(recompute in kinds, "compute.recompute", recompute, f"one of {kinds}")
     every_tokens = {

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
 )
 from transformers import PreTrainedModel
 
-from treering import config
+from treering import config, fp8
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.model import Root, blocks
@@ -99,6 +99,9 @@ def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forwa
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
     dtype = precision(compute.precision, mesh.device)
+    if compute.precision == "fp8":
+        fp8.check(mesh.device)
+        fp8.convert(root.model)
     for layer in blocks(root.model) if compute.recompute != "none" else ():
         recompute(layer, selective=compute.recompute == "selective")
     call: Call = root
@@ -145,7 +148,8 @@ KEPT = {
 
 
 def precision(wanted: str, device: torch.device) -> torch.dtype | None:
-    """Of products: bf16, or None for fp32 throughout. Raises Invalid where a device has none."""
+    """Of autocast: bf16 (also around fp8), or None for fp32 throughout. Raises Invalid where a
+    device has none."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported()
     else:  # without AVX-512 BF16 or AMX the CPU emulates bf16, slower than fp32

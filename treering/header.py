@@ -33,7 +33,7 @@ def header(recipe: Recipe, data: Data, learner: Learner) -> dict[str, Any]:
         "multiplying_parameters": multiplying,
         "flops_per_token": learner.flops_per_token,
         "speed": speed(recipe, learner).described(),
-        **_machine(learner.forward),
+        **_machine(recipe, learner.forward),
     }
 
 
@@ -41,7 +41,7 @@ def speed(recipe: Recipe, learner: Learner) -> Speed:
     """What the run's speed is measured in."""
     forward = learner.forward
     layers, width = model.shape(forward.root.model)
-    hardware = _hardware(forward)
+    hardware = _hardware(recipe, forward)
     return Speed(
         learner.flops_per_token,
         learner.flops_per_token - 6.0 * layers * width * recipe.length,
@@ -50,23 +50,24 @@ def speed(recipe: Recipe, learner: Learner) -> Speed:
     )
 
 
-def _machine(forward: Forward) -> dict[str, Any]:
+def _machine(recipe: Recipe, forward: Forward) -> dict[str, Any]:
     versions = {name: _version(name) for name in ("treering", "torch", "transformers", "numpy")}
     return {
         "versions": versions | {"python": platform.python_version()},
         "commit": _commit(),
-        "hardware": _hardware(forward),
+        "hardware": _hardware(recipe, forward),
     }
 
 
-def _hardware(forward: Forward) -> dict[str, Any]:
+def _hardware(recipe: Recipe, forward: Forward) -> dict[str, Any]:
+    precision = "fp32" if forward.dtype is None else "bf16"
     on_gpu = forward.mesh.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": forward.mesh.world,
-        "precision": "bf16" if forward.dtype is not None else "fp32",
+        "precision": "fp8" if recipe.compute.precision == "fp8" else precision,
     }
 
 
