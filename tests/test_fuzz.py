@@ -55,7 +55,9 @@ def damages(draw: st.DrawFn, content: bytes) -> bytes:
                 content = content[:at] + new + content[at + len(new) :]
             case "count":
                 form = draw(st.sampled_from(["<I", "<Q"]))
-                new = struct.pack(form, draw(st.sampled_from(EXTREMES)) % 256 ** struct.calcsize(form))
+                new = struct.pack(
+                    form, draw(st.sampled_from(EXTREMES)) % 256 ** struct.calcsize(form)
+                )
                 content = content[:at] + new + content[at + len(new) :]
             case "cut":
                 content = content[:at]
@@ -125,7 +127,9 @@ def test_a_damaged_npy(data: st.DataObject, dtype: str) -> None:
 
 VALUES = st.one_of(
     st.sampled_from([*EXTREMES, -1, 10**400, 0.0, 1e308, float("nan"), float("inf"), True]),
-    st.sampled_from(["", "en", "\x00", "~nobody-here/x", "x" * 5000, "..", "/", "hf://", "日本語\n"]),
+    st.sampled_from(
+        ["", "en", "\x00", "~nobody-here/x", "x" * 5000, "..", "/", "hf://", "日本語\n"]
+    ),
     st.text(max_size=8),
     st.lists(st.integers() | st.text(max_size=3), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers() | st.floats(), max_size=2),

@@ -200,7 +200,8 @@ def forks(place: Path) -> Iterator[Forks]:
 
 
 def started(forks: Forks, place: Path, out: Path) -> Sitting:
-    return forks.call("study", str(place / "study.toml"), "--out", str(out), "--jobs", "2")
+    line = ["study", str(place / "study.toml"), "--out", str(out), "--jobs", "2"]
+    return forks.call(*line, "--cache", str(place / "cache"))
 
 
 def steps(out: Path, name: str) -> int:

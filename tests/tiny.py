@@ -253,7 +253,8 @@ class Forks:
     ) -> Sitting:
         """`treering run` in `out`; no file may grow beyond `limit` bytes, as on a full disk."""
         recipe = str(self.place / "recipe.toml")
-        return self.call("run", recipe, "--out", str(out), *arguments, limit=limit, ranks=ranks)
+        asked = ("run", recipe, "--out", str(out), "--cache", str(self.place / "cache"))
+        return self.call(*asked, *arguments, limit=limit, ranks=ranks)
 
     def call(self, *arguments: str, limit: int | None = None, ranks: int = 1) -> Sitting:
         """A verb of the command line; on several ranks as torchrun would start it."""
@@ -261,8 +262,7 @@ class Forks:
         log = self.place / f"log-{self._count}"
         log.touch()
         self._count += 1
-        line = [*arguments, "--cache", str(self.place / "cache")]
-        self._process.stdin.write(json.dumps([line, str(log), limit, ranks]) + "\n")
+        self._process.stdin.write(json.dumps([arguments, str(log), limit, ranks]) + "\n")
         self._process.stdin.flush()
         return Sitting(json.loads(self._process.stdout.readline()), log, self._process)
 

@@ -141,9 +141,11 @@ def export(
     def end() -> None:
         save(tokenizer, beside)
         (beside / "README.md").write_text(card, encoding="utf-8")
+        older = out.with_name(f"{beside.name.removesuffix('.tmp')}.older.tmp")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(older)  # a removal that is broken off would leave half a model
         beside.rename(out)
+        shutil.rmtree(older, ignore_errors=True)
 
     try:
         mesh.told(begin)

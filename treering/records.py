@@ -126,7 +126,7 @@ def cut(path: Path, step: int, *, scored: bool = True) -> None:
         at = record.get("step", 0)
         if at > step or (at == step and not scored and record["kind"] in SCORES):
             break
-        keep, last = end, at
+        keep, last = end, max(last, at)
     if last < step:
         raise Invalid(
             f"{path}: ends at step {last}, the checkpoint is of {step}; restore it, or start anew "
@@ -187,7 +187,9 @@ def _wrong(value: Any, shape: Any, where: str = "") -> str | None:
 def _contradiction(header: Record) -> str | None:
     """What of a header, whose shape is right, cannot be."""
     recipe = header["recipe"]
-    named = {*recipe.get("replay", {}).get("past", ())}.union(*(p["mixture"] for p in recipe["phases"]))
+    named = {*recipe.get("replay", {}).get("past", ())}.union(
+        *(p["mixture"] for p in recipe["phases"])
+    )
     if not named <= recipe["corpora"].keys():
         return f"corpora {sorted(named - recipe['corpora'].keys())} are named and not there"
     ends = [phase["end_step"] for phase in header["phases"]]

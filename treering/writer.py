@@ -39,7 +39,7 @@ class Writer:
     def __init__(self, prefix: str | Path, vocabulary: int) -> None:
         self.prefix, self.vocabulary = str(prefix), vocabulary
         for suffix in (".idx", ".bin"):
-            if Path(self.prefix + suffix).exists():
+            if Path(self.prefix + suffix).exists() and not _unfinished(self.prefix):
                 raise Invalid(f"{self.prefix}{suffix}: exists already; remove it or name another")
         self.documents = self.tokens = 0
         self.dtype = token_dtype(vocabulary)
@@ -140,6 +140,15 @@ def commit(writers: Mapping[Writer, Mapping[str, object]]) -> None:
         for writer in writers:
             writer.discard()
         raise
+
+
+def _unfinished(prefix: str) -> bool:
+    """Whether a writer was killed between its renames: our tokens, but no index that opens them."""
+    sidecar = Path(f"{prefix}.json")
+    if Path(f"{prefix}.idx").exists() or not sidecar.is_file():
+        return False
+    with open(sidecar, "rb") as file:
+        return b'"treering_store"' in file.read(64)
 
 
 def _sha256(path: Path) -> str:
