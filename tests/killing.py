@@ -25,13 +25,13 @@ from treering.config import Invalid
 from treering.store import open_store
 
 KINDS = ("run", "checkpoint", "prepare", "export")
-LONGEST = 30.0  # seconds until a moment that does not come is given up
+MOMENTS = {"prepare": 10, "export": 18}  # about as often files are changed
+AFTER = "after the end"
 
 
 @dataclass
 class Trial:
-    """What happened: where each kill fell (one that came too late fell "after the end"), and after
-    which steps a run went on."""
+    """What happened: where each kill fell, and after which steps a run went on."""
 
     kind: str
     seed: int
@@ -57,10 +57,10 @@ class Killing:
         self._seconds["checkpoint"] = self._seconds["run"]
         self._seconds["prepare"] = self._timed(self._prepare(forks.place / "prepared"))
         self._seconds["export"] = self._timed(self._export(forks.place / "exported"))
-        self._store = tiny.files(forks.place / "prepared")
+        made = tiny.files(forks.place / "prepared")
+        self._store = {name: made[name] for name in ("tokens.bin", "tokens.idx")}
         self._exported = tiny.files(forks.place / "exported")
-        pretrained.load(str(forks.place / "exported"))
-        assert tiny.weights(self.unbroken)  # it is a run's, and can be read
+        pretrained.load(str(forks.place / "exported/model"))
 
     def trial(self, kind: str, seed: int) -> Trial:
         """One trial. Raises AssertionError where what was killed is not as if it had not been."""
@@ -81,7 +81,8 @@ class Killing:
                 time.sleep(luck.uniform(0.1, 0.95) * self._seconds["run"])
             began = (out / "records.jsonl").exists()
             where = "within a checkpoint" if half_written(out, since) else "between steps"
-            trial.fell.append(kill(sitting, where if began else "before it began"))
+            killed = kill(sitting)
+            trial.fell.append(AFTER if not killed else where if began else "before it began")
         code, log = self._forks.run(out)
         assert code == 0, log
         if "resuming after step" in log:
@@ -91,10 +92,7 @@ class Killing:
 
     def _of_prepare(self, trial: Trial, luck: random.Random, out: Path) -> None:
         """No index, no store; and with it, the very one."""
-        sitting = self._prepare(out)
-        self._wait(trial.kind, luck, lambda: (out / "tokens.json").exists())
-        placing = (out / "tokens.json").exists()
-        trial.fell.append(kill(sitting, "between the renames" if placing else "while it was made"))
+        trial.fell.append(self._killed(trial.kind, luck, out, self._prepare))
         if not (out / "tokens.idx").exists():
             with suppress(Invalid):
                 open_store(out / "tokens")
@@ -102,39 +100,53 @@ class Killing:
             code, log = self._prepare(out).wait()
             assert code == 0, log
         found = {name: data for name, data in tiny.files(out).items() if name[0] != "."}
-        for name in ("tokens.bin", "tokens.idx"):
-            assert found[name] == self._store[name], name
+        assert {name: found[name] for name in ("tokens.bin", "tokens.idx")} == self._store
         assert len(found) == 3
         open_store(out / "tokens", whole=True).close()
 
     def _of_export(self, trial: Trial, luck: random.Random, out: Path) -> None:
         """No folder or a whole one, also where an older one is replaced."""
-        model = out / "model"
         out.mkdir()
-        older = luck.random() < 0.5
-        if older:
-            shutil.copytree(self._forks.place / "exported", model)
-            (model / "README.md").write_text("older")
-        sitting = self._export(model)
-        self._wait(trial.kind, luck, lambda: any(out.glob(".model.*.tmp/README.md")))
-        writing = any(out.glob(".model.*.tmp"))
-        trial.fell.append(kill(sitting, "while it was made" if writing else "before it began"))
-        if older or model.exists():
-            found = tiny.files(model)
-            whole = (self._exported, self._exported | {"README.md": b"older"})
-            assert found in (*whole, *([{}] if older and not model.exists() else []))
-        code, log = self._export(model).wait()
+        older = self._exported | {"model/README.md": b"older"}
+        if luck.random() < 0.5:
+            shutil.copytree(self._forks.place / "exported/model", out / "model")
+            (out / "model/README.md").write_bytes(older["model/README.md"])
+        trial.fell.append(self._killed(trial.kind, luck, out, self._export))
+        found = {name: data for name, data in tiny.files(out).items() if name[0] != "."}
+        assert found in ({}, older, self._exported)
+        code, log = self._export(out).wait()
         assert code == 0, log
-        assert tiny.files(out) == {f"model/{n}": data for n, data in self._exported.items()}
+        assert tiny.files(out) == self._exported
 
-    def _prepare(self, out: Path) -> tiny.Sitting:
+    def _killed(
+        self, kind: str, luck: random.Random, out: Path, start: Callable[..., tiny.Sitting]
+    ) -> str:
+        """Where a kill fell at a random time, or at one of the moments when a file changes."""
+        before = names(out)
+        if luck.random() < 0.9:
+            sitting = start(out, dies=(f"/{out.name}/", luck.randint(1, MOMENTS[kind])))
+            killed = sitting.wait()[0] == -signal.SIGKILL
+        else:
+            sitting = start(out)
+            time.sleep(luck.uniform(0.05, 0.95) * self._seconds[kind])
+            killed = kill(sitting)
+        made = names(out) - before
+        beside = {name for name in made if name[0] == "."}
+        if not killed:
+            return AFTER
+        if before - names(out) or made - beside:
+            return "among the renames"
+        return "while it was made" if beside else "before it began"
+
+    def _prepare(self, out: Path, dies: tuple[str, int] = ("", 0)) -> tiny.Sitting:
         words, text = self.unbroken / "tokenizer", self._forks.place / "long.jsonl"
         asked = ("prepare", text, "--tokenizer", words, "--out", out / "tokens", "--workers", 1)
-        return self._forks.call(*map(str, asked))
+        return self._forks.call(*map(str, asked), dies=dies)
 
-    def _export(self, out: Path) -> tiny.Sitting:
-        asked = ("export", self.unbroken, "--out", out, "--cache", self._forks.place / "cache")
-        return self._forks.call(*map(str, asked))
+    def _export(self, out: Path, dies: tuple[str, int] = ("", 0)) -> tiny.Sitting:
+        cache = self._forks.place / "cache"
+        asked = ("export", self.unbroken, "--out", out / "model", "--cache", cache)
+        return self._forks.call(*map(str, asked), dies=dies)
 
     def _timed(self, sitting: tiny.Sitting) -> float:
         began = time.monotonic()
@@ -142,15 +154,9 @@ class Killing:
         assert code == 0, log
         return time.monotonic() - began
 
-    def _wait(self, kind: str, luck: random.Random, ending: Callable[[], bool]) -> None:
-        """Until a random moment, or one close to the end, when files get their names."""
-        seconds = self._seconds[kind]
-        if luck.random() < 0.5:
-            return time.sleep(luck.uniform(0.05, 0.95) * seconds)
-        end = time.monotonic() + 2 * seconds
-        while not ending() and time.monotonic() < end:
-            pass
-        time.sleep(luck.choice((0, 0, luck.uniform(0, 0.002))))
+
+def names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.exists() else set()
 
 
 def half_written(out: Path, since: int = 0) -> set[str]:
@@ -163,10 +169,10 @@ def half_written(out: Path, since: int = 0) -> set[str]:
     return found
 
 
-def kill(sitting: tiny.Sitting, where: str) -> str:
-    """Where the kill fell; "after the end" where nothing was there any more to be killed."""
+def kill(sitting: tiny.Sitting) -> bool:
+    """Whether it was still there to be killed."""
     os.kill(sitting.pid, signal.SIGKILL)  # it is reaped only when its forker is asked
-    return where if sitting.wait()[0] == -signal.SIGKILL else "after the end"
+    return sitting.wait()[0] == -signal.SIGKILL
 
 
 def wait_for_half_written(out: Path, since: int, nth: int, seconds: float) -> None:

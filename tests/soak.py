@@ -46,9 +46,8 @@ def main() -> int:
     for again in failed:
         print(f"FAILED: {again} ({place} is kept)")
     each = [f"{kind} {sum(n.values())} kills ({_counted(n)})" for kind, n in fell.items()]
-    print(
-        f"{options.trials - len(failed)} of {options.trials} trials as if unbroken: {'; '.join(each)}"
-    )
+    sound = f"{options.trials - len(failed)} of {options.trials} trials as if unbroken"
+    print("; ".join([sound, *each]))
     return 1 if failed else 0
 
 

@@ -40,8 +40,8 @@ fuzz = settings(deadline=None)  # how many is the profile's to say
 slow = settings(deadline=None, max_examples=settings.default.max_examples // 4)
 
 EXTREMES = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
-SCRAPS = [b"", b"\n", b"\x00", b"\xff", b'"', b"{}", b"[]", b"null", b"-1", b"1e999", b"NaN", b"9" * 5000,
-          b"[" * 100_000, b'"\\ud800"', b"\xf0\x9f\x8c\xb3"]  # fmt: skip
+SCRAPS = [b"", b"\n", b"\x00", b"\xff", b'"', b"{}", b"[]", b"null", b"-1", b"1e999", b"NaN",
+          b"9" * 5000, b"[" * 100_000, b'"\\ud800"', b"\xf0\x9f\x8c\xb3"]  # fmt: skip
 
 
 @st.composite

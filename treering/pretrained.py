@@ -37,8 +37,7 @@ def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> Pre
     config says.
     """
     with _naming(source):
-        model: PreTrainedModel
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=_settings(source, dropout, remote_code),
             dtype=torch.float32,
@@ -46,8 +45,9 @@ def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> Pre
             trust_remote_code=remote_code,
             output_loading_info=True,
         )
-        if found["missing_keys"]:  # transformers would make them up
-            missing = sorted(found["missing_keys"])
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:  # transformers would make them up
             raise Invalid(f"model.from = {source!r}: has no weight {missing[0]!r} "
                           f"({len(missing)} are missing)")  # fmt: skip
         return model

@@ -24,21 +24,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from treering.schema import Invalid
+from treering.shape import misfit
 
 Record = dict[str, Any]
 SCORES = ("score", "branch_score", "task")
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
-MOST = 1e100  # of any number that a run has written
-
-# What `read` holds a record to: "name?" may be left out, "*" is any other name, float is a finite
-# number or null, object is all that TOML can say. The rest of a record is free.
+# Of each kind what its readers rely on: see shape.py. The rest of a record is free.
 PLACE = {"step": int, "phase?": str}
 SCORE = PLACE | {"corpus": str, "loss?": float, "bits_per_byte?": float}
 KINDS: dict[str, Any] = {
@@ -48,7 +45,6 @@ KINDS: dict[str, Any] = {
             "corpora": dict,
             "phases": [{"name": str, "mixture": dict}],
             "replay?": {"share?": float, "past?": [str]},
-            "*": object,
         },
         "phases": [{"name": str, "end_step": int}],
         "identity?": dict,
@@ -101,14 +97,11 @@ def read(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     path = path / "records.jsonl" if path.is_dir() else path
-    found = _parse(path)
-    with open(path, "rb") as file:
-        file.seek(found[-1][1] if found else 0)
-        damaged = len(file.readline()) > 0 and any(map(_record, file))
-    if damaged:
+    found, rest = _parse(path)
+    if any(map(_record, rest[1:])):
         raise Invalid(f"{path}: line {len(found) + 1} is damaged; restore the file")
     for number, (record, _) in enumerate(found, 1):
-        wrong = _wrong(record, KINDS.get(record["kind"], dict))
+        wrong = misfit(record, KINDS.get(record["kind"], dict))
         if record["kind"] == "header":
             wrong = wrong or _contradiction(record)
         if wrong:
@@ -122,7 +115,7 @@ def cut(path: Path, step: int, *, scored: bool = True) -> None:
     if not path.exists():
         return
     keep = last = 0
-    for record, end in _parse(path):
+    for record, end in _parse(path)[0]:
         at = record.get("step", 0)
         if at > step or (at == step and not scored and record["kind"] in SCORES):
             break
@@ -137,56 +130,39 @@ def cut(path: Path, step: int, *, scored: bool = True) -> None:
         os.fsync(file.fileno())
 
 
-def _parse(path: Path) -> list[tuple[Record, int]]:
-    """Records with the byte offset at which each ends, up to the first torn line."""
+def _parse(path: Path) -> tuple[list[tuple[Record, int]], list[bytes]]:
+    """Records with the byte offset at which each ends, up to the first line that is none; and the
+    lines from there on. Read at once: a run may be writing."""
+    lines = path.read_bytes().split(b"\n")
     found: list[tuple[Record, int]] = []
     end = 0
-    with open(path, "rb") as file:
-        for line in file:
-            end += len(line)
-            record = _record(line)
-            if record is None:
-                break
-            found.append((record, end))
-    return found
+    for i, line in enumerate(lines[:-1]):
+        record = _record(line)
+        if record is None:
+            return found, lines[i:]
+        end += len(line) + 1
+        found.append((record, end))
+    return found, lines[-1:]
 
 
 def _record(line: bytes) -> Record | None:
-    """What a line holds; None if it is torn."""
+    """What a line holds; None if that is no record."""
     try:
         record = json.loads(line)
         if b"\\u" in line:
             json.dumps(record, ensure_ascii=False).encode()  # half a character has no bytes
     except (ValueError, RecursionError):
         return None
-    whole = line.endswith(b"\n") and isinstance(record, dict)
-    return record if whole and isinstance(record.get("kind"), str) else None
-
-
-def _wrong(value: Any, shape: Any, where: str = "") -> str | None:
-    """The first part of a value that is not as its shape says: its place, and what it is."""
-    parts: list[tuple[Any, Any, Any]] = []
-    if isinstance(value, list) and (shape is object or isinstance(shape, list)):
-        part = object if shape is object else shape[0]
-        parts = [(i, item, part) for i, item in enumerate(value)]
-    elif isinstance(value, dict) and (shape is object or isinstance(shape, dict)):
-        known = {"*": object} if shape is object else shape
-        names = {name.rstrip("?"): name for name in known if name != "*"}
-        for key, name in names.items():
-            if key == name and key not in value:
-                return f"{where}{key} is missing"
-        parts = [(key, value[key], known[name]) for key, name in names.items() if key in value]
-        if "*" in known:
-            parts += [(k, item, known["*"]) for k, item in value.items()]
-    elif not isinstance(shape, type) or not _is(shape, value):
-        return f"{where.rstrip('.')} = {str(value)[:40]}"
-    each = (_wrong(item, part, f"{where}{key}.") for key, item, part in parts)
-    return next((wrong for wrong in each if wrong), None)
+    is_one = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    return record if is_one else None
 
 
 def _contradiction(header: Record) -> str | None:
     """What of a header, whose shape is right, cannot be."""
     recipe = header["recipe"]
+    wrong = misfit(recipe, object, "recipe")
+    if wrong:
+        return wrong
     named = {*recipe.get("replay", {}).get("past", ())}.union(
         *(p["mixture"] for p in recipe["phases"])
     )
@@ -196,15 +172,6 @@ def _contradiction(header: Record) -> str | None:
     if not ends or [0, *ends] != sorted({0, *ends}) or len(ends) != len(recipe["phases"]):
         return f"phases end at {ends}"
     return None
-
-
-def _is(kind: type, value: Any) -> bool:
-    if kind is float and value is None:
-        return True
-    if kind in (int, float):
-        whole = isinstance(value, int if kind is int else int | float)
-        return whole and not isinstance(value, bool) and abs(value) < MOST
-    return isinstance(value, kind) and value is not None
 
 
 def _finite(value: Any) -> Any:
