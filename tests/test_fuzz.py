@@ -1,6 +1,6 @@
 """Files from elsewhere, damaged at random: they are read, or refused by one line; never a crash.
 
-Thousands of examples of each instead of hundreds: pytest --hypothesis-profile=thorough
+Thousands instead of a hundred: pytest --hypothesis-profile=thorough --timeout=0
 """
 
 from __future__ import annotations
