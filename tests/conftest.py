@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import tiny
+from hypothesis import settings
 
 from treering.batch import Batch, refs
 from treering.store import Store, open_store
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from treering.learner import Learner
 
 LENGTH, VOCABULARY = 8, 64
+settings.register_profile("thorough", max_examples=3000, deadline=None)
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,14 @@ def test_a_missing_file_is_named(tmp_path: Path, file: str) -> None:
         assert checkpoint.newest(tmp_path) is None
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"state.json": 1}', "[" * 100_000])
+def test_a_manifest_of_another_shape_is_damage(tmp_path: Path, content: str) -> None:
+    path = checkpoint.save(tmp_path, 1, TENSORS, {}, keep=1, mesh=ALONE)
+    (path / "manifest.json").write_text(content)
+    with pytest.warns(UserWarning, match=rf"{path.name} is passed over: "):
+        assert checkpoint.newest(tmp_path) is None
+
+
 class FullDisk:
     """Stands for one of os' functions that write; the k-th call in all fails with ENOSPC."""
 

@@ -52,6 +52,19 @@ def test_differences_name_the_key_with_old_and_new_value() -> None:
     assert schema.differences(old, new) == ["a.c: 2 -> 4", "d: 3 -> None", "e: None -> 5"]
 
 
+@pytest.mark.parametrize("path", ["~nobody-knows-me/x", "x" * 5000, "a\\u0000b"])
+def test_a_path_that_cannot_be_is_no_such_file(place: Path, path: str) -> None:
+    with pytest.raises(Invalid, match=r"corpora.en.train = .*: no such file in .*--data"):
+        config.load(place / "recipe.toml", sets=(f'corpora.en.train="{path}"',))
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5000, "seed = " + "[" * 5000])
+def test_what_no_parser_takes_is_not_toml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(Invalid, match=r"recipe.toml is not TOML: "):
+        config.load(tmp_path / "recipe.toml")
+
+
 WRONG = {
     "sed=1": r"sed = 1: unknown key; did you mean 'seed'\?",
     "bach.tokens=64": r"bach = .*: unknown key; did you mean 'batch'\?",

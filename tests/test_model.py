@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -138,6 +140,16 @@ def test_weights_that_are_a_pickle_are_refused(place: Path, recipe: Path, tmp_pa
     (folder / "model.safetensors").unlink()
     torch.save(found.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(Invalid, match=r"model.from = '.*pickled': no model could be loaded"):
+        pretrained.load(str(folder))
+
+
+def test_weights_that_are_missing_are_not_made_up(place: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(place / "llama", tmp_path / "llama"))
+    file = folder / "model.safetensors"
+    found = load_file(file)
+    del found["model.norm.weight"]
+    save_file(found, file, metadata={"format": "pt"})
+    with pytest.raises(Invalid, match=r"llama': has no weight 'model.norm.weight' \(1 are missing"):
         pretrained.load(str(folder))
 
 

@@ -94,7 +94,7 @@ def forks(
 
 def started(forks: Forks, place: Path, out: Path) -> Sitting:
     line = ["study", str(place / "study.toml"), "--out", str(out), "--engine", "ray"]
-    return forks.call(*line)
+    return forks.call(*line, "--cache", str(place / "cache"))
 
 
 def parent(pid: int) -> int:

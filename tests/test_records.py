@@ -10,12 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treering.config import Invalid
 from treering.records import Records, cut, read
 
 Run = list[tuple[str, dict[str, Any]]]
 
+HEADER: dict[str, Any] = {
+    "recipe": {"seed": 0, "corpora": {"en": {}}, "phases": [{"name": "one", "mixture": {"en": 1}}]},
+    "phases": [{"name": "one", "end_step": 3}],
+}
 RUN: Run = [
-    ("header", {"recipe": {"seed": 0}}),
+    ("header", HEADER),
     ("score", {"step": 0, "corpus": "en", "loss": 9.0}),
     ("step", {"step": 1, "loss": 8.0}),
     ("step", {"step": 2, "loss": 7.0}),
@@ -88,11 +93,44 @@ def test_what_is_no_record_ends_the_reading_and_is_cut_away(tmp_path: Path, tail
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("line", [b"\n", b"\x00\n", b"[1]\n", b"{}\n", b"[" * 100_000 + b"\n"])
+def test_damage_before_the_last_line_is_named(tmp_path: Path, line: bytes) -> None:
+    path = written(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], line, *lines[4:]]))
+    with pytest.raises(Invalid, match=r"records.jsonl: line 4 is damaged; restore the file"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, "step is missing"),
+        ({"step": True}, "step = True"),
+        ({"step": 4, "loss": "low"}, "loss = low"),
+        ({"step": 4, "tokens": 10**400}, "tokens = 10000000"),
+    ],
+)
+def test_a_record_that_no_run_wrote_is_named(
+    tmp_path: Path, fields: dict[str, Any], wrong: str
+) -> None:
+    with pytest.raises(Invalid, match=rf"line 8 is damaged \({wrong}.*\); restore the file"):
+        read(written(tmp_path, [*RUN, ("step", fields)]))
+
+
+def test_records_that_end_before_the_checkpoint_are_not_cut_but_named(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    with pytest.raises(Invalid, match=r"records.jsonl: ends at step 3, the checkpoint is of 4; "):
+        cut(path, 4)
+    assert path.read_bytes() == whole
+
+
 def test_cut_leaves_the_records_up_to_a_step_and_then_each_step_stands_once(tmp_path: Path) -> None:
     path = written(tmp_path)
     cut(path, 2)
     assert read(path) == as_read(RUN[:5])
-    written(tmp_path, [("header", {"recipe": {"seed": 0}}), *RUN[5:]])
+    written(tmp_path, [("header", HEADER), *RUN[5:]])
     steps = [record["step"] for record in read(path) if record["kind"] == "step"]
     assert steps == [1, 2, 3]
 

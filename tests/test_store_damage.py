@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_store import DOCUMENTS, FACTS, everything, megatron, ours
 
 from treering.config import Invalid
@@ -103,6 +99,17 @@ def test_a_writer_refuses_to_overwrite(tmp_path: Path) -> None:
         Writer(prefix, 300)
 
 
+def test_a_writer_that_was_killed_between_its_renames_is_written_anew(tmp_path: Path) -> None:
+    prefix = ours(tmp_path / "x")
+    whole = Path(f"{prefix}.idx").read_bytes()
+    Path(f"{prefix}.idx").unlink()
+    assert Path(f"{ours(prefix)}.idx").read_bytes() == whole
+    Path(f"{prefix}.idx").unlink()
+    Path(f"{prefix}.json").write_text("{}")  # somebody else's
+    with pytest.raises(Invalid, match=r"x\.bin: exists already"):
+        ours(prefix)
+
+
 def test_stores_committed_together_come_together_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,27 +129,3 @@ def test_stores_committed_together_come_together_or_not_at_all(
         commit(dict.fromkeys(writers, FACTS))
     assert len(done) == 6
     assert list(tmp_path.iterdir()) == []
-
-
-@given(st.data(), st.sampled_from([".bin", ".idx", ".json", ".npy"]), st.booleans())
-@settings(max_examples=200, deadline=None)
-def test_a_damaged_store_opens_or_is_invalid_but_nothing_else(
-    data: st.DataObject, suffix: str, sidecar: bool
-) -> None:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prefix = ours(Path(folder) / "x")
-        np.save(f"{prefix}.npy", np.arange(20, dtype=np.uint16))
-        target = Path(f"{prefix}{suffix}")
-        content = bytearray(target.read_bytes())
-        for _ in range(data.draw(st.integers(0, 3))):
-            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-        target.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-        if not sidecar and suffix != ".json":
-            Path(f"{prefix}.json").unlink()
-        try:
-            store = open_store(f"{prefix}.npy" if suffix == ".npy" else prefix)
-            store.read(np.arange(store.samples(1)), 1)
-            store.close()
-        except Invalid as error:
-            assert "\n" not in str(error)

@@ -194,7 +194,8 @@ def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(forks: Forks, place: Path, out: Path) -> Sitting:
-    return forks.call("study", str(place / "study.toml"), "--out", str(out), "--jobs", "2")
+    line = ["study", str(place / "study.toml"), "--out", str(out), "--jobs", "2"]
+    return forks.call(*line, "--cache", str(place / "cache"))
 
 
 def steps(out: Path, name: str) -> int:

@@ -74,7 +74,7 @@ def test_a_changed_bit_of_a_checkpoint_or_a_torn_model_is_found(
     out = capsys.readouterr().out
     assert out.count("DAMAGED") == 2
     assert f"DAMAGED  {files[0].parent}: {files[0].name} was changed" in out
-    assert f"DAMAGED  {tmp_path / 'run/model'}: SafetensorError" in out
+    assert f"DAMAGED  {tmp_path / 'run/model'}: {tmp_path / 'run/model/model.safetensors'}: " in out
 
 
 def test_a_foreign_store_is_only_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from treering.mesh import Mesh
 
 Numbers = dict[str, Any]
+DAMAGED = (OSError, ValueError, TypeError, AttributeError, RecursionError)  # of JSON of any shape
 
 
 def save(
@@ -102,13 +103,17 @@ def load(path: str | Path, tensors: Mapping[str, torch.Tensor], mesh: Mesh) -> N
 def damaged(path: Path) -> str | None:
     """What is wrong with a checkpoint: which file is missing, short or changed; None if sound."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text())
+        tensors = [file.name for file in path.glob("__*")]
+        unnamed = [name for name in (".metadata", "state.json", *tensors) if name not in manifest]
+        if unnamed:
+            return f"manifest.json does not name {unnamed[0]}"
         for name, (size, digest) in manifest.items():
             if (path / name).stat().st_size != size:
                 return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
             if _digest(path / name) != digest:
                 return f"{name} was changed"
-    except (OSError, ValueError) as error:
+    except DAMAGED as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -121,8 +126,8 @@ def place(folder: Path, step: int) -> Path:
 def _stays(path: Path) -> bool:
     try:
         return bool(json.loads((path / "state.json").read_text()).get("stays"))
-    except (OSError, ValueError):
-        return False  # damaged
+    except DAMAGED:
+        return False
 
 
 def _found(folder: Path) -> list[tuple[int, Path]]:

@@ -8,6 +8,7 @@ or a value of another type is an error. The tables of methods (`[update]`, `[sch
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -220,10 +221,12 @@ def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, .
 def toml(path: str | Path) -> Table:
     """The tables of a TOML file. Raises Invalid where there is none."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise Invalid(f"recipe {path}: cannot be read ({error}); name an existing file") from error
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also of an integer of too many digits
         raise Invalid(f"recipe {path} is not TOML: {error}") from error
 
 
@@ -335,18 +338,17 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     """Relative paths made absolute; a missing corpus is an error here, before anything is done."""
 
     def there(path: str, key: str) -> str:
-        at = folder.expanduser().absolute() / Path(path).expanduser()
         if path.startswith("hf://"):
             return path
-        if not at.exists() and not at.with_name(at.name + ".idx").exists():
+        found = _existing(folder, path, "") or _existing(folder, path, ".idx")
+        if found is None:
             raise Invalid(
                 f"{key} = {path!r}: no such file in {folder}; mend it or give --data FOLDER"
             )
-        return str(at)
+        return found
 
     def maybe(path: str | None) -> str | None:
-        at = folder.expanduser().absolute() / Path(path or "").expanduser()
-        return str(at) if path and at.exists() else path
+        return path and (_existing(folder, path, "") or path)
 
     corpora = {
         name: Corpus(
@@ -366,3 +368,12 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     return dataclasses.replace(
         recipe, corpora=corpora, model=model, tokenizer=tokenizer, evaluate=evaluate
     )
+
+
+def _existing(folder: Path, path: str, suffix: str) -> str | None:
+    """The path in the folder, where there is such a file with the suffix."""
+    try:
+        at = folder.expanduser().absolute() / Path(path).expanduser()
+        return str(at) if os.path.exists(f"{at}{suffix}") else None
+    except RuntimeError:  # of "~" and a user whom nobody knows
+        return None

@@ -67,9 +67,19 @@ def describe(out: Path, recipe: Recipe, words: PreTrainedTokenizerBase) -> None:
 
 
 def check(out: Path) -> None:
-    """Raises Invalid where the folder holds something that is no run at all."""
+    """Raises Invalid where the folder holds something that is no run at all, or where a run that
+    is to go on cannot be written."""
     if out.exists() and any(out.iterdir()) and not (out / "records.jsonl").exists():
         raise Invalid(f"--out {out}: holds files but no run; name another folder")
+    if not finished(out):
+        check_writable(out)
+
+
+def check_writable(out: Path) -> None:
+    """Raises Invalid where nothing may be written in a folder, or where it would be made."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Invalid(f"--out {out}: {there} is read-only; name another folder, or allow writing")
 
 
 def finished(out: Path, steps: int | None = None) -> bool:

@@ -15,6 +15,7 @@ from treering.atomic import replacing
 from treering.config import Evaluate, Invalid, Recipe, Table
 from treering.downstream import TaskScore
 from treering.evaluate import Score, score
+from treering.folder import check_writable
 from treering.learner import Learner
 from treering.mesh import Mesh, joined
 from treering.records import read
@@ -74,6 +75,7 @@ def export(run: str, out: Path, cache: Path) -> int:
         raise Invalid(f"{run}: is no run folder (it has no records.jsonl)")
     if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
         raise Invalid(f"--out {out}: holds files but no model; name another folder")
+    check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)
     found = of_run(folder, recipe, data)

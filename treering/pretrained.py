@@ -33,16 +33,23 @@ from treering.tokenizer import save
 def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
     """A causal language model from a folder or the hub, safetensors only, in fp32.
 
-    Raises Invalid where there is none. Dropout is set in the model, whatever its config says.
+    Raises Invalid where there is none, or not all of it. Dropout is set in the model, whatever its
+    config says.
     """
     with _naming(source):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=_settings(source, dropout, remote_code),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=remote_code,
+            output_loading_info=True,
         )
+        model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:  # transformers would make them up
+            raise Invalid(f"model.from = {source!r}: has no weight {missing[0]!r} "
+                          f"({len(missing)} are missing)")  # fmt: skip
         return model
 
 
@@ -88,8 +95,8 @@ def _naming(source: str) -> Iterator[None]:
         yield
     except Invalid:
         raise
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # a damaged config.json makes transformers fail in any way
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise Invalid(f"model.from = {source!r}: no model could be loaded ({reason})") from error
 
 
@@ -134,9 +141,11 @@ def export(
     def end() -> None:
         save(tokenizer, beside)
         (beside / "README.md").write_text(card, encoding="utf-8")
+        older = out.with_name(f"{beside.name.removesuffix('.tmp')}.older.tmp")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(older)  # a removal that is broken off would leave half a model
         beside.rename(out)
+        shutil.rmtree(older, ignore_errors=True)
 
     try:
         mesh.told(begin)

@@ -11,10 +11,13 @@
     task        step, phase (at row 0 and phase ends), task, metric, value, stderr (or null), n
     probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
                 earlier_norm, tokens: see probe.Alignment
+    ranks       step, phase; since the last scoring: seconds, waited_for_text, computed and memory
+                of each rank, slowest, waited_for_slowest: see ranks.Ranks
     checkpoint  step, path
     end         reason (finished, interrupted, preempted, failed), seconds
 
-Training and analysis meet only here. Readers ignore kinds and keys that they do not know.
+Training and analysis meet only here. Readers ignore kinds and keys that they do not know; of those
+they know, `read` sees to it that they are of their types.
 Losses that are not finite are written as null.
 """
 
@@ -27,9 +30,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from treering.schema import Invalid
+from treering.shape import misfit
+
 Record = dict[str, Any]
 SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
+
+# Of each kind what its readers rely on: see shape.py. The rest of a record is free.
+PLACE = {"step": int, "phase?": str}
+SCORE = PLACE | {"corpus": str, "loss?": float, "bits_per_byte?": float}
+KINDS: dict[str, Any] = {
+    "header": {
+        "recipe": {
+            "seed": int,
+            "corpora": dict,
+            "phases": [{"name": str, "mixture": dict}],
+            "replay?": {"share?": float, "past?": [str]},
+        },
+        "phases": [{"name": str, "end_step": int}],
+        "identity?": dict,
+        "versions?": dict,
+        "hardware?": dict,
+        "speed?": dict,
+        "parameters?": float,
+    },
+    "step": PLACE | dict.fromkeys(
+        ("loss?", "rate?", "tokens?", "fresh_tokens?", "flops?", *(f"{t}?" for t in TIMES)), float
+    ),
+    "score": SCORE,
+    "branch_score": SCORE | {"branch": str},
+    "task": PLACE | {"phase": str, "task": str, "metric": str, "value?": float, "stderr?": float},
+    "probe": PLACE | {"cosine": float},
+    "ranks": PLACE | {
+        "seconds": float,
+        "waited_for_text": [float],
+        "slowest?": float,
+        "waited_for_slowest?": float,
+        "memory": [int],
+    },
+    "checkpoint": PLACE,
+}  # fmt: skip
 
 
 class Records:
@@ -59,42 +100,88 @@ class Records:
 
 
 def read(path: str | Path) -> list[Record]:
-    """The records of a file, or of the run folder that holds it; a torn last line is left out."""
+    """The records of a file, or of the run folder that holds it; a torn last line is left out.
+
+    Raises Invalid where another line is damaged, or holds what no run has written.
+    """
     path = Path(path)
-    return [record for record, _ in _parse(path / "records.jsonl" if path.is_dir() else path)]
+    path = path / "records.jsonl" if path.is_dir() else path
+    found, rest = _parse(path)
+    if any(map(_record, rest[1:])):
+        raise Invalid(f"{path}: line {len(found) + 1} is damaged; restore the file")
+    for number, (record, _) in enumerate(found, 1):
+        wrong = misfit(record, KINDS.get(record["kind"], dict))
+        if record["kind"] == "header":
+            wrong = wrong or _contradiction(record)
+        if wrong:
+            raise Invalid(f"{path}: line {number} is damaged ({wrong}); restore the file")
+    return [record for record, _ in found]
 
 
 def cut(path: Path, step: int, *, scored: bool = True) -> None:
     """Remove every record from the first one beyond `step`, and a torn last line; where the step
-    was not `scored` to the end, from the first record of its scoring."""
+    was not `scored` to the end, from the first record of its scoring. Raises Invalid where they do
+    not reach it."""
     if not path.exists():
         return
-    keep = 0
-    for record, end in _parse(path):
+    keep = last = 0
+    for record, end in _parse(path)[0]:
         at = record.get("step", 0)
         if at > step or (at == step and not scored and record["kind"] in SCORED):
             break
-        keep = end
+        keep, last = end, max(last, at)
+    if last < step:
+        raise Invalid(
+            f"{path}: ends at step {last}, the checkpoint is of {step}; restore it, or start anew "
+            "with --fresh"
+        )
     with open(path, "r+b") as file:
         file.truncate(keep)
         os.fsync(file.fileno())
 
 
-def _parse(path: Path) -> list[tuple[Record, int]]:
-    """Records with the byte offset at which each ends, up to the first torn line."""
+def _parse(path: Path) -> tuple[list[tuple[Record, int]], list[bytes]]:
+    """Records with the byte offset at which each ends, up to the first line that is none; and the
+    lines from there on. Read at once: a run may be writing."""
+    lines = path.read_bytes().split(b"\n")
     found: list[tuple[Record, int]] = []
     end = 0
-    with open(path, "rb") as file:
-        for line in file:
-            end += len(line)
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break
-            if not (line.endswith(b"\n") and isinstance(record, dict)):
-                break
-            found.append((record, end))
-    return found
+    for i, line in enumerate(lines[:-1]):
+        record = _record(line)
+        if record is None:
+            return found, lines[i:]
+        end += len(line) + 1
+        found.append((record, end))
+    return found, lines[-1:]
+
+
+def _record(line: bytes) -> Record | None:
+    """What a line holds; None if that is no record."""
+    try:
+        record = json.loads(line)
+        if b"\\u" in line:
+            json.dumps(record, ensure_ascii=False).encode()  # half a character has no bytes
+    except (ValueError, RecursionError):
+        return None
+    is_one = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    return record if is_one else None
+
+
+def _contradiction(header: Record) -> str | None:
+    """What of a header, whose shape is right, cannot be."""
+    recipe = header["recipe"]
+    wrong = misfit(recipe, object, "recipe")
+    if wrong:
+        return wrong
+    named = {*recipe.get("replay", {}).get("past", ())}.union(
+        *(p["mixture"] for p in recipe["phases"])
+    )
+    if not named <= recipe["corpora"].keys():
+        return f"corpora {sorted(named - recipe['corpora'].keys())} are named and not there"
+    ends = [phase["end_step"] for phase in header["phases"]]
+    if not ends or [0, *ends] != sorted({0, *ends}) or len(ends) != len(recipe["phases"]):
+        return f"phases end at {ends}"
+    return None
 
 
 def _finite(value: Any) -> Any:

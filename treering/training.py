@@ -84,9 +84,9 @@ class Run:
             self.ledger, self.earlier = Ledger(**numbers["ledger"]), numbers["seconds"]
             self.unscored = numbers.get("unscored")
             live.say(f"resuming after step {self.state.step} from {path}")
-        writes = out / "records.jsonl" if self.mesh.rank == 0 else None
-        if writes:
-            records.cut(writes, self.state.step if found else -1, scored=self.unscored is None)
+        log, reached = out / "records.jsonl", self.state.step if found else -1
+        self.mesh.told(lambda: records.cut(log, reached, scored=self.unscored is None))
+        writes = log if self.mesh.rank == 0 else None
         self.journal = Journal(writes, recipe, speed(recipe, parts.learner))
 
     def walk(self, changed: list[str]) -> Table:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,7 +51,7 @@ def read(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
         raise Invalid(f"model.from = {str(folder)!r}: has no weight {missing[0]!r} "
                       f"({len(missing)} are missing)")  # fmt: skip
     for path in sorted(set(files.values())):
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             for name in (name for name, where in files.items() if where == path):
                 if name in weights:
                     _fill(weights[name], file.get_slice(name), name, path)
@@ -64,12 +65,14 @@ def holds(folder: Path, names: Sequence[str]) -> bool:
 def check(folder: Path) -> str | None:
     """What is wrong with a folder's files: one that cannot be read, or a weight of the index that
     is missing; None if nothing."""
+    index = folder / "model.safetensors.index.json"
     try:
         found = _files(folder)
-        index = folder / "model.safetensors.index.json"
         wanted = json.loads(index.read_text())["weight_map"] if index.exists() else {}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        return f"{type(error).__name__}: {error}"
+    except Invalid as error:
+        return str(error)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"{index.name}: {type(error).__name__}: {error}"
     missing = [name for name in wanted if name not in found]
     if missing or not found:
         return f"has no weight {missing[0]!r}" if missing else "holds no weights"
@@ -80,9 +83,19 @@ def _files(folder: Path) -> dict[str, Path]:
     """Which file has which weight."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
+        with _opened(path) as file:
             found |= dict.fromkeys(file.keys(), path)
     return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of safetensors; whatever is wrong with it is said with its name."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise Invalid(f"{path}: cannot be read ({error}); restore it") from error
 
 
 def _fill(weight: torch.Tensor, stored: object, name: str, path: Path) -> None:

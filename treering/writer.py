@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from treering.config import Invalid
 from treering.segments import CHUNK
-from treering.sidecar import VERSION
+from treering.sidecar import VERSION, read
 from treering.store import CODES, HEADER, MAGIC
 
 SUFFIXES = (".json", ".bin", ".idx")  # in the order in which they are put in place
@@ -42,7 +42,7 @@ class Writer:
     def __init__(self, prefix: str | Path, vocabulary: int) -> None:
         self.prefix, self.vocabulary = str(prefix), vocabulary
         for suffix in (".idx", ".bin"):
-            if Path(self.prefix + suffix).exists():
+            if Path(self.prefix + suffix).exists() and not _unfinished(self.prefix):
                 raise Invalid(f"{self.prefix}{suffix}: exists already; remove it or name another")
         self.documents = self.tokens = 0
         self.dtype = token_dtype(vocabulary)
@@ -152,6 +152,11 @@ def clear(prefix: str | Path) -> None:
     left = place.parent.glob(f".{glob.escape(place.name)}.*.tmp")
     for path in (*(Path(f"{prefix}{suffix}") for suffix in reversed(SUFFIXES)), *left):
         path.unlink(missing_ok=True)
+
+
+def _unfinished(prefix: str) -> bool:
+    """Whether a writer was killed between its renames: our tokens, but no index that opens them."""
+    return not Path(f"{prefix}.idx").exists() and read(Path(f"{prefix}.json")) is not None
 
 
 def _sha256(path: Path) -> str:
