@@ -127,7 +127,7 @@ def held_out(folder: Path, length: int) -> np.ndarray:
     """Windows of as many tokens as an evaluation has by default."""
     windows = max(1, config.Evaluate().tokens // length)
     store = synthetic(folder, "held out", windows * length + 1)
-    return store.read(np.arange(windows), length)
+    return store.read(np.arange(windows), length).astype(np.int64)
 
 
 def anchors(own: Learner, step: float) -> dict[str, float]:

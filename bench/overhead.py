@@ -40,7 +40,7 @@ def main(rounds: int) -> None:
         plainly = arm(own, folder, Descent(), rows=ROWS, length=LENGTH)
         plainly.train(3)
         store = synthetic(folder, "held out", HELD_OUT * 2)
-        read = store.read(np.arange(HELD_OUT // LENGTH), LENGTH)
+        read = store.read(np.arange(HELD_OUT // LENGTH), LENGTH).astype(np.int64)
         text = HeldOut("held out", read, None)
         score(own.forward, text)  # compiles
         saves = Saves(folder / "checkpoints", own, Descent())

@@ -46,7 +46,7 @@ class Bench:
         even = 2 * options.rows  # as many batches for each of two workers
         self.samples = store.samples(options.length) // even * even
         index = np.arange(self.samples)
-        self.all = digest(store.read(index, options.length))
+        self.all = digest(store.read(index, options.length).astype(np.int64))
 
     def call(self, what: str, reader: str, workers: int = 0, place: str = "") -> Any:
         """One process's answer."""

@@ -101,7 +101,7 @@ def compare_with_a_loop(finished: Path, place: Path, tokens: int) -> None:
         assert found[corpus].tokens == n * 16
         index = np.array([i * samples // n for i in range(n)])
         total, bytes_ = 0.0, 0
-        for window in store.read(index, 16):
+        for window in store.read(index, 16).astype(np.int64):
             with torch.no_grad():
                 logits = (
                     model(input_ids=torch.from_numpy(window[None, :-1])).logits[0].log_softmax(-1)

@@ -123,3 +123,10 @@ def test_a_large_domain_costs_what_a_small_one_costs() -> None:
     tracemalloc.stop()
     assert peak < 200_000
     assert best(2**40) < 3 * best(2**20)
+
+
+@given(st.integers(1, 10**12), st.integers(0, 2**64 - 1), st.integers(25, 60))
+def test_a_few_are_permuted_as_many_are(n: int, at: int, count: int) -> None:
+    index = np.random.default_rng(count).integers(0, n, count)
+    alone = [int(permute(index[i : i + 1], n, at)[0]) for i in range(count)]
+    assert permute(index, n, at).tolist() == alone

@@ -107,7 +107,7 @@ def test_neighbouring_samples_share_one_token_and_a_partial_one_is_none(tmp_path
         assert [store.samples(length) for length in (1, 3, 5, 11, 12)] == [11, 3, 2, 1, 0]
         read = store.read(np.array([1, 0]), 5)
     assert read.tolist() == [[0, 9, 10, 11, 12, 13], [5, 6, 7, 0, 8, 0]]
-    assert read.dtype == np.int64
+    assert read.dtype == np.uint16
 
 
 class Opened:

@@ -55,7 +55,7 @@ def held_out(
             f"length {length} + 1; give more held-out text or a smaller length"
         )
     n = min(samples, math.ceil(tokens / length)) if tokens else samples
-    windows = store.read(np.arange(n, dtype=np.int64) * samples // n, length)
+    windows = store.read(np.arange(n) * samples // n, length).astype(np.int64)
     if int(windows.max()) >= len(lengths):
         raise Invalid(
             f"store {store.path}: token id {int(windows.max())} is beyond the vocabulary of "

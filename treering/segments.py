@@ -38,13 +38,18 @@ class File:
 
     def read(self, at: int, size: int) -> bytes:
         """Exactly `size` bytes from the position `at`."""
+        data = bytearray(size)
+        self.fill(at, memoryview(data))
+        return bytes(data)
+
+    def fill(self, at: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes from the position `at` on."""
         try:
-            data = os.pread(self._number, size, at)
+            size = os.preadv(self._number, [buffer], at)
         except OSError as error:
             raise Invalid(f"{self.path}: cannot be read ({error.strerror}); restore it") from error
-        if len(data) != size:
+        if size != len(buffer):
             raise Invalid(f"{self.path}: ends too early; restore it or prepare it anew")
-        return data
 
     def sha256(self) -> str:
         """The digest of all its bytes."""
@@ -70,17 +75,15 @@ class Row:
         self.segments, self.dtype = tuple(segments), dtype
         self._ends = list(accumulate(segment.tokens for segment in segments))
 
-    def read(self, first: int, count: int) -> bytes:
-        """The bytes of `count` tokens from the token `first` on."""
+    def fill(self, first: int, buffer: memoryview) -> None:
+        """Fill a buffer with the bytes of tokens, from the token `first` on."""
         number, width = bisect_right(self._ends, first), self.dtype.itemsize
-        parts = []
-        while count:
+        while buffer:
             segment = self.segments[number]
             at = first - (self._ends[number] - segment.tokens)
-            size = min(count, segment.tokens - at)
-            parts.append(segment.file.read(segment.start + at * width, size * width))
-            number, first, count = number + 1, first + size, count - size
-        return b"".join(parts)
+            count = min(len(buffer) // width, segment.tokens - at)
+            segment.file.fill(segment.start + at * width, buffer[: count * width])
+            number, first, buffer = number + 1, first + count, buffer[count * width :]
 
     def close(self) -> None:
         """Gives the files back; a second call does nothing."""

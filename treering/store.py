@@ -49,15 +49,16 @@ class Store:
         """How many whole samples there are; an incomplete last one is none."""
         return max(0, (self.tokens - 1) // length)
 
-    def read(self, index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """The samples named by `index`: int64[n, length + 1]."""
+    def read(self, index: NDArray[np.int64], length: int) -> NDArray[np.integer]:
+        """The samples named by `index`: integers of the file's type, [n, length + 1]."""
         n = self.samples(length)
         assert index.size == 0 or (index.min() >= 0 and index.max() < n), "sample outside the store"
-        rows = [self._row.read(i * length, length + 1) for i in index.tolist()]
-        tokens = np.frombuffer(b"".join(rows), self._row.dtype).astype(np.int64)
+        tokens = np.empty((len(index), length + 1), self._row.dtype)
+        for i, row in zip(index.tolist(), tokens, strict=True):
+            self._row.fill(i * length, memoryview(row).cast("B"))
         if self._row.dtype.kind == "i" and tokens.size and tokens.min() < 0:
             raise Invalid(f"{self.path}: holds negative tokens; prepare it anew")
-        return tokens.reshape(len(index), length + 1)
+        return tokens
 
     def close(self) -> None:
         """Gives the files back; a second call does nothing."""

@@ -58,8 +58,8 @@ class Stream:
         for source in np.unique(refs.source).tolist():
             rows, store = refs.source == source, self.stores[source]
             assert store is not None, "a planned corpus has no store"
-            tokens[rows] = store.read(refs.index[rows], self.length)
-            largest = int(tokens[rows].max())
+            found = store.read(refs.index[rows], self.length)
+            tokens[rows], largest = found, int(found.max())
             if largest >= self.vocabulary:
                 raise Invalid(
                     f"store {store.path}: token id {largest} is beyond the model's vocabulary of "
