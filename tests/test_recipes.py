@@ -62,7 +62,7 @@ def check(recipe: config.Recipe) -> None:
     table = {name: value for name, value in recipe.schedule.items() if name != "span"}
     rate = build.construct(schedules.KINDS, table, "schedule").over(sum(steps))
     assert all(0 < rate(step) <= recipe.schedule["peak"] for step in range(sum(steps)))
-    update: Update = build._update(recipe, recipe.update, "update")
+    update: Update = build.update(recipe, recipe.update)
     assert update.counters() is not None
     planner = build.planner(recipe, (10_000,) * len(recipe.corpora))
     budget = recipe.replay.budget
