@@ -23,7 +23,7 @@ from trainer import WARM
 from turns import Side
 
 from treering import build
-from treering.forward import _precision
+from treering.forward import precision
 
 HERE = Path(__file__).parent
 
@@ -55,7 +55,7 @@ def describe(folder: Path) -> None:
         "clip": inner.clip,
         "rows": recipe.rows,
         "length": recipe.length,
-        "bf16": _precision(recipe.compute.precision, device) is not None,
+        "bf16": precision(recipe.compute.precision, device) is not None,
     }
     (folder / "shape.json").write_text(json.dumps(wanted))
 

@@ -26,7 +26,7 @@ from turns import Side, Turns
 
 from treering import build
 from treering.batch import Batch
-from treering.forward import _precision
+from treering.forward import precision
 from treering.mesh import joined
 from treering.protocols import Learner, Metrics, Update
 from treering.report.live import Live
@@ -115,7 +115,7 @@ def trainer(folder: Path) -> None:
         adam_epsilon=inner.eps,
         weight_decay=inner.decay,
         max_grad_norm=inner.clip,
-        bf16=_precision(recipe.compute.precision, device) is not None,
+        bf16=precision(recipe.compute.precision, device) is not None,
         torch_compile=True,
         use_cpu=on_cpu,
         logging_strategy="no",

@@ -61,6 +61,15 @@ def test_a_summary_has_shares_of_all_windows() -> None:
     assert set(ranks([]).values()) == {None}
 
 
+def test_a_run_that_went_on_with_more_processes_is_told_by_these() -> None:
+    window = {"kind": "ranks", "seconds": 10.0, "waited_for_slowest": 0.0, "slowest": 0}
+    alone = window | {"waited_for_text": [5.0], "memory": [9]}
+    pair = window | {"waited_for_text": [1.0, 2.0], "memory": [3, 4]}
+    assert ranks([alone, pair, pair]) == {
+        "waited_for_text": 0.2, "waited_for_slowest": 0.0, "slowest": 0, "memory": 4, "processes": 2
+    }  # fmt: skip
+
+
 def test_a_run_tells_before_each_scoring(place: Path, tmp_path: Path) -> None:
     tiny.run(place / "recipe.toml", tmp_path / "run")
     found = records.read(tmp_path / "run")

@@ -29,8 +29,10 @@ def throughput(records: Sequence[Record]) -> dict[str, Any]:
 def ranks(records: Sequence[Record]) -> dict[str, Any]:
     """Shares of the time between scorings that the ranks waited, for text (that which waited most)
     and for the slowest of them (in the mean); which was the slowest most often; the most bytes that
-    one held. None where there is no record of it."""
-    found = [r for r in records if r.get("kind") == "ranks"]
+    one held. Of a run that went on with another number of processes these are the last ones'; None
+    where there is no record."""
+    every = [r for r in records if r.get("kind") == "ranks"]
+    found = [r for r in every if len(r["memory"]) == len(every[-1]["memory"])]
     seconds = sum(r["seconds"] for r in found)
     slowest = [r["slowest"] for r in found if r["slowest"] is not None]
     behind = [r["waited_for_slowest"] for r in found if r["waited_for_slowest"] is not None]
