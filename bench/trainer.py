@@ -168,9 +168,9 @@ SIDES = {"treering": treering, "trainer": trainer}
 
 def main(rounds: int, cases: Mapping[tuple[str, str], int]) -> None:
     figures: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__}
-    for (size, precision), steps in cases.items():
-        found = compare(size, precision, steps, rounds)
-        figures |= {f"{size} {precision}, {name}": value for name, value in found.items()}
+    for (size, kind), steps in cases.items():
+        found = compare(size, kind, steps, rounds)
+        figures |= {f"{size} {kind}, {name}": value for name, value in found.items()}
     report("trainer", figures | {"rounds": rounds})
 
 
