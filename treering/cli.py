@@ -72,18 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="keep an older folder aside, start anew")
     run.set_defaults(verb=verbs.run)
 
-    evaluate = known.add_parser("evaluate", help="held-out loss of every corpus, or tasks")
-    evaluate.add_argument("model", metavar="RUN|FOLDER|ID")
-    evaluate.add_argument("--recipe", help="names the corpora; a run's own by default")
-    evaluate.add_argument("--data", metavar="FOLDER")
-    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
-    evaluate.add_argument("--json", action="store_true", help="all digits, for programs")
-    tasks = "downstream tasks of lm-eval, not held-out loss (treering[eval])"
-    evaluate.add_argument("--tasks", metavar="NAME,NAME", help=tasks)
-    evaluate.add_argument("--task-folder", metavar="FOLDER", help="their definitions")
-    evaluate.add_argument("--task-data", metavar="FOLDER", help="their files are relative to it")
-    evaluate.add_argument("--task-limit", type=int, metavar="N", help="documents of each task")
-    evaluate.set_defaults(verb=verbs.evaluate)
+    evaluate = _evaluate_verb(known)
 
     verify = known.add_parser("verify", help="reads every byte of a store or of a run again")
     verify.add_argument("paths", nargs="+", metavar="STORE|RUN")
@@ -97,6 +86,25 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser
+
+
+def _evaluate_verb(known: Any) -> argparse.ArgumentParser:
+    """evaluate, of corpora and of tasks."""
+    evaluate: argparse.ArgumentParser = known.add_parser(
+        "evaluate", help="held-out loss of every corpus, or tasks"
+    )
+    evaluate.add_argument("model", metavar="RUN|FOLDER|ID")
+    evaluate.add_argument("--recipe", help="names the corpora; a run's own by default")
+    evaluate.add_argument("--data", metavar="FOLDER")
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets")
+    evaluate.add_argument("--json", action="store_true", help="all digits, for programs")
+    tasks = "downstream tasks of lm-eval, not held-out loss (treering[eval])"
+    evaluate.add_argument("--tasks", metavar="NAME,NAME", help=tasks)
+    evaluate.add_argument("--task-folder", metavar="FOLDER", help="their definitions")
+    evaluate.add_argument("--task-data", metavar="FOLDER", help="their files are relative to it")
+    evaluate.add_argument("--task-limit", type=int, metavar="N", help="documents of each task")
+    evaluate.set_defaults(verb=verbs.evaluate)
+    return evaluate
 
 
 def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
