@@ -11,7 +11,7 @@ import torch
 from common import VOCABULARY, synthetic
 from torch import nn
 
-from treering import config, model
+from treering import model, tables
 from treering.forward import forward
 from treering.learner import Learner
 from treering.ledger import flops_per_token
@@ -41,8 +41,8 @@ class Arm:
 
 
 def learner(
-    wanted: config.Model,
-    compute: config.Compute,
+    wanted: tables.Model,
+    compute: tables.Compute,
     rows: int,
     length: int,
     *,
@@ -59,7 +59,7 @@ def learner(
         change(begun)
     root = model.Root(begun, NextToken(document_end=0 if documents else None))
     call = forward(root, compute, rows, Mesh(device=device))
-    return Learner(call, config.Optimizer(), config.Guard(), flops_per_token=cost)
+    return Learner(call, tables.Optimizer(), tables.Guard(), flops_per_token=cost)
 
 
 def arm(

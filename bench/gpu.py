@@ -24,7 +24,7 @@ from arms import Arm, arm, learner
 from common import alternate, ratio, report, synthetic
 from gpu_checks import checks
 
-from treering import config
+from treering import tables
 from treering.evaluate import HeldOut, score
 from treering.learner import Learner
 from treering.methods.updates import Descent, Reptile
@@ -35,12 +35,12 @@ EVERY = 50
 VOCABULARY = 32_000
 #         model, rows, length
 SIZES = {
-    "160m": (config.Model(depth=12, width=768, heads=12, mlp=3072, tied=False), 16, 2048),
-    "1b": (config.Model(preset="1b"), 8, 2048),
+    "160m": (tables.Model(depth=12, width=768, heads=12, mlp=3072, tied=False), 16, 2048),
+    "1b": (tables.Model(preset="1b"), 8, 2048),
 }
-TINY = {"tiny": (config.Model(depth=1, width=32, heads=2, mlp=64, tied=True), 2, 64)}
+TINY = {"tiny": (tables.Model(depth=1, width=32, heads=2, mlp=64, tied=True), 2, 64)}
 ON_GPU = torch.cuda.is_available()
-COMPUTE = config.Compute(precision="bf16", compile=ON_GPU)  # the smoke is over before a compiler
+COMPUTE = tables.Compute(precision="bf16", compile=ON_GPU)  # the smoke is over before a compiler
 
 
 def seconds(arm: Arm, steps: int) -> float:
@@ -125,7 +125,7 @@ def measured(name: str, rounds: int, turn: int, folder: Path) -> dict[str, Any]:
 
 def held_out(folder: Path, length: int) -> np.ndarray:
     """Windows of as many tokens as an evaluation has by default."""
-    windows = max(1, config.Evaluate().tokens // length)
+    windows = max(1, tables.Evaluate().tokens // length)
     store = synthetic(folder, "held out", windows * length + 1)
     return store.read(np.arange(windows), length).astype(np.int64)
 

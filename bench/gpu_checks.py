@@ -14,7 +14,7 @@ import torch
 import work
 from arms import learner
 
-from treering import config
+from treering import tables
 from treering.batch import Batch, refs
 from treering.learner import Learner
 from treering.methods.objectives.next_token import NextToken
@@ -51,8 +51,8 @@ def checks(rows: int) -> dict[str, bool]:
 
 def fresh(rows: int) -> Learner:
     """A small model, in bf16, uncompiled, deterministic."""
-    compute = config.Compute(compile=False, precision="bf16", deterministic=True)
-    made = learner(config.Model(preset="1m"), compute, rows, work.LENGTH)
+    compute = tables.Compute(compile=False, precision="bf16", deterministic=True)
+    made = learner(tables.Model(preset="1m"), compute, rows, work.LENGTH)
     made.set_rate(1e-3)
     return made
 

@@ -18,7 +18,7 @@ from arms import arm, learner
 from common import alternate, ratio, report, synthetic
 from step import EVERY, LENGTH, ROWS
 
-from treering import config
+from treering import tables
 from treering.evaluate import HeldOut, score
 from treering.learner import Learner
 from treering.methods.updates import Descent, Reptile
@@ -29,14 +29,14 @@ from treering.saving import Saver
 STEPS = 4  # between two checkpoints, as the arms take turns
 INTERVAL = 204_800  # tokens between two evaluations of one corpus
 BETWEEN = 409_600  # tokens between two checkpoints
-HELD_OUT = config.Evaluate().tokens
+HELD_OUT = tables.Evaluate().tokens
 
 
 def main(rounds: int) -> None:
     figures: dict[str, object] = {"torch": torch.__version__}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        own = learner(config.Model(preset="3m"), config.Compute(), ROWS, LENGTH)
+        own = learner(tables.Model(preset="3m"), tables.Compute(), ROWS, LENGTH)
         plainly = arm(own, folder, Descent(), rows=ROWS, length=LENGTH)
         plainly.train(3)
         store = synthetic(folder, "held out", HELD_OUT * 2)
@@ -98,7 +98,7 @@ class Saves:
     """Checkpoints after one another, and how long training stood still for each."""
 
     def __init__(self, folder: Path, learner: Learner, update: Update) -> None:
-        self._saver = Saver(folder, learner, update, config.Checkpoint())
+        self._saver = Saver(folder, learner, update, tables.Checkpoint())
         self._step = 0
         self.pauses: list[float] = []
         self.wait, self.close = self._saver.wait, self._saver.close

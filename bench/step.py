@@ -19,7 +19,7 @@ from arms import Arm, arm, learner
 from common import alternate, ratio, report
 from turns import highest
 
-from treering import config
+from treering import tables
 from treering.methods.updates import Descent, Reptile
 
 LENGTH, ROWS, EVERY = 256, 16, 50
@@ -30,7 +30,7 @@ ARMS = {"plain": ("0", False), "replay": ("0.25", False), "reptile": ("0", True)
 def made(folder: Path, name: str) -> Arm:
     """An arm with a model of its own."""
     share, reptile = ARMS[name]
-    own = learner(config.Model(preset="3m"), config.Compute(), ROWS, LENGTH)
+    own = learner(tables.Model(preset="3m"), tables.Compute(), ROWS, LENGTH)
     update = Reptile(EVERY, 0.5) if reptile else Descent()
     return arm(own, folder / name, update, share=share, rows=ROWS, length=LENGTH)
 

@@ -64,13 +64,13 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
     """
     import torch
 
-    from treering import config, model
+    from treering import model, tables
     from treering.forward import forward
     from treering.learner import Learner
     from treering.mesh import Mesh
     from treering.methods.objectives import NextToken
 
-    shape = config.Model(width=16, depth=1, heads=2, mlp=32, tied=False)
+    shape = tables.Model(width=16, depth=1, heads=2, mlp=32, tied=False)
 
     def make(
         *,
@@ -82,10 +82,10 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         **optimizer: object,
     ) -> Learner:
         fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
-        compute = config.Compute(compile=False, precision=precision, deterministic=True)
+        compute = tables.Compute(compile=False, precision=precision, deterministic=True)
         call = forward(model.Root(fresh, NextToken()), compute, rows, Mesh())
-        settings = config.Optimizer(**optimizer)  # type: ignore[arg-type]
-        made = Learner(call, settings, config.Guard(spike), flops_per_token=100.0)
+        settings = tables.Optimizer(**optimizer)  # type: ignore[arg-type]
+        made = Learner(call, settings, tables.Guard(spike), flops_per_token=100.0)
         made.set_rate(rate)
         return made
 

@@ -16,7 +16,7 @@ from test_model import KINDS
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from treering import build, config, pretrained, weights
+from treering import build, config, pretrained, tables, weights
 from treering.evaluate import score
 from treering.mesh import Mesh, joined, local, whole
 
@@ -137,10 +137,10 @@ def writing(place: Path, mesh: Mesh, kind: str) -> None:
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     for replicate in (1, 2):
-        with joined(config.Mesh(replicate=replicate)) as mesh:
+        with joined(tables.Mesh(replicate=replicate)) as mesh:
             evaluation(place, mesh)
             products(place, mesh)
-    with joined(config.Mesh()) as mesh:
+    with joined(tables.Mesh()) as mesh:
         for kind in (kind for kind in KINDS if kind != CONVERTED):
             loading(place, mesh, kind)
         for kind in ("llama-tied", "gpt2"):

@@ -13,14 +13,14 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treering import config, schema
+from treering import config, schema, tables
 from treering.config import Invalid
 
 
 def test_defaults_are_filled_in_and_what_is_resolved_is_written_back(place: Path) -> None:
     recipe = config.load(place / "recipe.toml")
     assert (recipe.seed, recipe.rows, recipe.micro_rows) == (1, 4, 2)
-    assert recipe.optimizer == config.Optimizer()
+    assert recipe.optimizer == tables.Optimizer()
     (place / "again.toml").write_text(config.to_toml(recipe))
     assert config.load(place / "again.toml") == recipe
 

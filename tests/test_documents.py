@@ -12,7 +12,7 @@ import torch
 from test_model import KINDS
 from transformers import AutoModelForCausalLM, GemmaConfig, MambaConfig, MistralConfig
 
-from treering import build, config, model, records
+from treering import build, config, model, records, tables
 from treering.config import Invalid
 from treering.forward import Forward, check_documents, forward
 from treering.mesh import Mesh
@@ -35,7 +35,7 @@ MORE = {
 def call_of(settings: Any, *, compile: bool = False, end: int | None = END) -> Forward:
     torch.manual_seed(3)
     made = AutoModelForCausalLM.from_config(settings)
-    compute = config.Compute(compile=compile, precision="fp32")
+    compute = tables.Compute(compile=compile, precision="fp32")
     root = model.Root(made, NextToken(document_end=end))
     return forward(root, compute, 1, Mesh())
 

@@ -24,9 +24,10 @@ from rich.console import Console
 
 from treering import build, checkpoint, cli, config, downstream, outcome, records
 from treering.analysis import forgetting
-from treering.config import Evaluate, Invalid
+from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.report import table
+from treering.tables import Evaluate
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes/tasks"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from treering import config, fp8, model
+from treering import fp8, model, tables
 from treering.batch import Batch, refs
 from treering.config import Invalid
 from treering.forward import Forward
@@ -18,7 +18,7 @@ from treering.methods.objectives import NextToken
 from treering.methods.updates import Reptile
 
 pytest.importorskip("torchao")
-SIZES = config.Model(width=32, depth=2, heads=2, mlp=48, tied=False)
+SIZES = tables.Model(width=32, depth=2, heads=2, mlp=48, tied=False)
 LENGTH, VOCABULARY, ROWS = 16, 64, 4
 
 
@@ -29,7 +29,7 @@ def fresh() -> PreTrainedModel:
 def learner_of(begun: PreTrainedModel) -> Learner:
     root = model.Root(begun, NextToken())
     call = Forward(root, root, Mesh(), torch.bfloat16, ROWS)
-    made = Learner(call, config.Optimizer(), config.Guard(), flops_per_token=1.0)
+    made = Learner(call, tables.Optimizer(), tables.Guard(), flops_per_token=1.0)
     made.set_rate(1e-2)
     return made
 
@@ -61,7 +61,7 @@ def test_it_trains_close_to_bf16_and_reptile_moves_its_weights() -> None:
 
 
 def test_sizes_that_the_hardware_cannot_multiply_are_left_alone() -> None:
-    odd = config.Model(width=32, depth=1, heads=2, mlp=40, tied=False)
+    odd = tables.Model(width=32, depth=1, heads=2, mlp=40, tied=False)
     begun = model.fresh(model.llama(odd, VOCABULARY, LENGTH), seed=0)
     assert fp8.convert(begun, emulate=True) == 4  # attention's, and none of the MLP's
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from treering import config, records
+from treering import records, tables
 from treering.guard import Guard
 from treering.interruption import Diverged
 from treering.learner import Learner, tensors
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def guard(spike: float = 3.0, window: int = 8) -> Guard:
-    return Guard(config.Guard(spike=spike, window=window), CPU)
+    return Guard(tables.Guard(spike=spike, window=window), CPU)
 
 
 def asked(found: Guard, loss: float, norm: float = 1.0) -> float:

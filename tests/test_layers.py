@@ -17,6 +17,7 @@ SHELF = [file for file in FILES if "methods" in file.parts]
 # A file imports only from lower lines, or from its own folder.
 RANKS = (
     "schema atomic shape",
+    "tables",
     "rng batch records config interruption grid speed",
     "protocols formats segments",
     "position ledger sidecar",
@@ -48,10 +49,9 @@ RANKS = (
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
 OPEN_SHELF = ("build", "training", "methods")  # who may import a method
 LIGHT = (
-    "schema shape rng batch records config ledger protocols plan store stream analysis report "
-    "verbs cli"
+    "schema tables shape rng batch records config ledger protocols plan store stream analysis "
+    "report verbs cli"
 )
-LINES = {"config.py": 380}
 
 
 def imports(source: str) -> Iterator[str]:
@@ -146,7 +146,7 @@ def test_importing_the_light_modules_does_not_load_torch() -> None:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_files_and_functions_are_short(file: Path) -> None:
     source = file.read_text()
-    assert len(source.splitlines()) <= (120 if file in SHELF else LINES.get(file.name, 250))
+    assert len(source.splitlines()) <= (120 if file in SHELF else 250)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"

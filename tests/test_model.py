@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from treering import build, config, model, pretrained, tokenizer, training
+from treering import build, config, model, pretrained, tables, tokenizer, training
 from treering.config import Invalid
 from treering.ledger import flops_per_token
 
@@ -171,7 +171,7 @@ def test_presets_have_the_parameters_that_their_formula_says(preset: str) -> Non
     }[preset]
     vocabulary = 8192
     with torch.device("meta"):
-        wanted = config.Model(preset=preset)
+        wanted = tables.Model(preset=preset)
         found = model.fresh(model.llama(wanted, vocabulary, 256), seed=0)
     layer = 4 * width * width + 3 * width * mlp + 2 * width  # q, k, v, o; gate, up, down; norms
     layers, table = depth * layer + width, vocabulary * width
@@ -200,6 +200,6 @@ def test_the_seed_moves_weights_but_neither_tokenizer_nor_split(place: Path) -> 
 def test_fresh_weights_leave_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    wanted = config.Model(depth=1, width=16, heads=2)
+    wanted = tables.Model(depth=1, width=16, heads=2)
     model.fresh(model.llama(wanted, 300, 16), seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PhiConfig
 
-from treering import config, model
+from treering import model, tables
 from treering.forward import forward, is_linear
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken, cross_entropy
@@ -126,7 +126,7 @@ def test_a_model_is_asked_whether_its_logits_are_hidden_states_times_head(kind: 
     made = AutoModelForCausalLM.from_config((KINDS | ODD)[kind]())
     before = [param.detach().clone() for param in made.parameters()]
     root = model.Root(made, NextToken(None))
-    call = forward(root, config.Compute(compile=False, precision="fp32"), 2, Mesh())
+    call = forward(root, tables.Compute(compile=False, precision="fp32"), 2, Mesh())
     linear = is_linear(call, NextToken(), root.objective)
     assert linear == (kind in KINDS)
     assert root.objective == NextToken(None)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from treering import config, model
+from treering import config, model, tables
 from treering.forward import Forward, forward
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken
@@ -19,9 +19,9 @@ KINDS = ("none", "selective", "full")
 
 
 def call_of(recompute: str, *, compile: bool = False) -> Forward:
-    shape = config.Model(width=32, depth=3, heads=2, mlp=64, tied=True)
+    shape = tables.Model(width=32, depth=3, heads=2, mlp=64, tied=True)
     made = model.fresh(model.llama(shape, 128, 64), seed=0)
-    compute = config.Compute(compile=compile, precision="fp32", recompute=recompute)
+    compute = tables.Compute(compile=compile, precision="fp32", recompute=recompute)
     return forward(model.Root(made, NextToken()), compute, 4, Mesh())
 
 

@@ -17,7 +17,8 @@ import pytest
 import tiny
 
 from treering import cli, records, trackers
-from treering.config import Invalid, Track
+from treering.config import Invalid
+from treering.tables import Track
 
 Points = dict[str, list[tuple[int, float]]]  # (step, value) by name, in order
 

@@ -21,11 +21,12 @@ from treering import config, folder, records
 from treering.analysis import cells
 from treering.analysis.compare import branched, compare
 from treering.atomic import replacing
-from treering.config import Invalid, Recipe, Table, Track
+from treering.config import Invalid, Recipe, Table
 from treering.engines.process import Job
 from treering.report import card, comparison, write
 from treering.schema import read, values
 from treering.study import Cell, Study, naming
+from treering.tables import Track
 
 Engine = Callable[[list[Job], Callable[[list[str]], None]], Generator[tuple[Job, int], None, None]]
 

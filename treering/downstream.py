@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering.config import Evaluate, Invalid
+from treering.config import Invalid
 from treering.schema import near
+from treering.tables import Evaluate
 
 SEED = 1234  # of numpy, torch and the choice of examples, as in lm-eval's own command
 

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
 )
 from transformers import PreTrainedModel
 
-from treering import config, fp8
+from treering import fp8, tables
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.model import Root, blocks
@@ -88,7 +88,7 @@ class Forward:
             yield filled, len(part)
 
 
-def forward(root: Root, compute: config.Compute, rows: int, mesh: Mesh) -> Forward:
+def forward(root: Root, compute: tables.Compute, rows: int, mesh: Mesh) -> Forward:
     """Put the root module on its device, spread over the ranks, callable as the recipe says.
 
     Deterministic algorithms are a switch of the whole process in torch; it is set here.

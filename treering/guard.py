@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import torch
 
-from treering import config
+from treering import tables
 
 
 class Guard:
     """The last losses and gradient norms. `state` are its tensors, for the checkpoint; there are
     none where spikes are not looked for."""
 
-    def __init__(self, wanted: config.Guard, device: torch.device) -> None:
+    def __init__(self, wanted: tables.Guard, device: torch.device) -> None:
         self._spike = wanted.spike
         self.state: dict[str, torch.Tensor] = {}
         if wanted.spike:

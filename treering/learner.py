@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from treering import config
 from treering import optimizer as inner
+from treering import tables
 from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
@@ -27,8 +27,8 @@ class Learner:
     def __init__(
         self,
         forward: Forward,
-        optimizer: config.Optimizer,
-        guard: config.Guard,
+        optimizer: tables.Optimizer,
+        guard: tables.Guard,
         *,
         flops_per_token: float,
     ) -> None:

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
-from treering import config
+from treering import tables
 from treering.config import Invalid
 
 T = TypeVar("T")
@@ -193,7 +193,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def fit(wanted: config.Mesh, world: int) -> tuple[int, int]:
+def fit(wanted: tables.Mesh, world: int) -> tuple[int, int]:
     """(replicate, shard) for so many processes. Raises Invalid where they do not make them up."""
     shard = wanted.shard or max(1, world // wanted.replicate)
     if wanted.replicate * shard != world:
@@ -206,7 +206,7 @@ def fit(wanted: config.Mesh, world: int) -> tuple[int, int]:
 
 
 @contextmanager
-def joined(wanted: config.Mesh) -> Iterator[Mesh]:
+def joined(wanted: tables.Mesh) -> Iterator[Mesh]:
     """The mesh of the processes that torchrun started, or the trivial one of this process.
 
     Raises Invalid where `wanted` does not fit their number.

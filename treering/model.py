@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from treering import config, pretrained
+from treering import config, pretrained, tables
 from treering.config import Invalid
 from treering.ledger import flops_per_token
 from treering.protocols import Objective
@@ -79,7 +79,7 @@ def fresh(settings: LlamaConfig, seed: int) -> PreTrainedModel:
 
 
 def llama(
-    wanted: config.Model, vocabulary: int, length: int, end_of_text: int | None = None
+    wanted: tables.Model, vocabulary: int, length: int, end_of_text: int | None = None
 ) -> LlamaConfig:
     """The configuration of a fresh model. Raises Invalid for sizes that make none."""
     if wanted.kind != "llama":
@@ -138,7 +138,7 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def _sizes(wanted: config.Model) -> tuple[int, int, int, int, bool]:
+def _sizes(wanted: tables.Model) -> tuple[int, int, int, int, bool]:
     """(depth, width, heads, MLP, tied): the preset's, where the recipe does not say otherwise."""
     preset = PRESETS[wanted.preset] if wanted.preset else (0, 0, 0, 0, False)
     sizes = []

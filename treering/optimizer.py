@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from treering import config
+from treering import tables
 
 Optimizer = torch.optim.AdamW | torch.optim.SGD
 
 
-def build(params: Sequence[nn.Parameter], wanted: config.Optimizer) -> Optimizer:
+def build(params: Sequence[nn.Parameter], wanted: tables.Optimizer) -> Optimizer:
     """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only.
 
     AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into

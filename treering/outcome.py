@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from treering import build, checkpoint, config, downstream, pretrained, tokenizer
+from treering import build, checkpoint, config, downstream, pretrained, tables, tokenizer
 from treering.analysis import forgetting
 from treering.atomic import replacing
-from treering.config import Evaluate, Invalid, Recipe, Table
+from treering.config import Invalid, Recipe, Table
 from treering.downstream import TaskScore
 from treering.evaluate import Score, score
 from treering.folder import check_writable
@@ -20,6 +20,7 @@ from treering.learner import Learner
 from treering.mesh import Mesh, joined
 from treering.records import read
 from treering.report.card import card
+from treering.tables import Evaluate
 
 
 def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
@@ -39,7 +40,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
         recipe = dataclasses.replace(recipe, model=start)
     data = build.data(recipe, cache, folder if is_run else None)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
-    with joined(config.Mesh()) as mesh:
+    with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
         forward = build.forward(recipe, found, end, mesh)
         return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from treering import checkpoint, config, position
+from treering import checkpoint, position, tables
 from treering.config import Table
 from treering.learner import Learner, tensors
 from treering.position import State
@@ -25,7 +25,7 @@ class Saver:
     """Saves and restores the plan's State, the weights, the optimizer, the update, and numbers."""
 
     def __init__(
-        self, folder: Path, learner: Learner, update: Update, policy: config.Checkpoint
+        self, folder: Path, learner: Learner, update: Update, policy: tables.Checkpoint
     ) -> None:
         self._folder, self._learner, self._update, self._policy = folder, learner, update, policy
         self._aside = learner.forward.mesh.aside()

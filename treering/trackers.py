@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from treering import schema
-from treering.config import Invalid, Recipe, Track
+from treering.config import Invalid, Recipe
 from treering.schema import Table, near
+from treering.tables import Track
 
 
 class Tracker(Protocol):
