@@ -110,7 +110,8 @@ def batches(
                     np.arange(rows) >= rows - replayed,
                     len(made),
                     phase,
-                    step + 1 == steps,
+                    ends_phase=step + 1 == steps,
+                    begins_phase=step == 0,
                 )
             )
     return made

@@ -65,7 +65,7 @@ WRONG = {
     "schedule.kind='cosin'": "schedule.kind = 'cosin'; did you mean 'cosine'?",
     "schedule.peak=-1": "schedule.peak = -1.0: must not be negative",
     "schedule.peak=inf": "schedule.peak = inf: must be",
-    "schedule.span='week'": "schedule.span = 'week': must be 'run' or 'phase'",
+    "schedule.span='week'": "schedule.span = 'week': known: first, phase, run",
     "schedule={kind='constant'}": "schedule.peak is missing: add it to the recipe",
     "model.preset='3mm'": "model.preset = '3mm'; did you mean '3m'?",
     "model.kind='mamba'": "model.kind = 'mamba': only 'llama'",
@@ -127,7 +127,8 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tiny.files(place)
-    assert run(place, "--dry-run", "--out", str(tmp_path / "out"), "--set", "seed=4") == 0
+    assert run(place, "--dry-run", "--out", str(tmp_path / "out"), "--set", "seed=4",
+               "--set", "anneal.tokens=100") == 0  # fmt: skip
     assert tiny.files(place) == before and not list(tmp_path.iterdir())
     lines = capsys.readouterr().out.splitlines()
     assert "seed = 4" in lines and "keep = 2" in lines  # resolved, with defaults
@@ -135,7 +136,8 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     assert ["first", "25", "1,216", "384", "24.00%"] in found
     assert ["second", "25", "1,200", "400", "25.00%"] in found
     words = [line.split()[0] for line in lines if line]
-    assert {"parameters", "FLOPs", "memory", "time"} <= set(words)
+    assert {"parameters", "branches", "FLOPs", "memory", "time"} <= set(words)
+    assert ["branches", "4", "steps", "more,", "annealed"] in found
     parameters = next(line.split()[1] for line in lines if line.startswith("parameters"))
     header = json.loads((place / "finished/records.jsonl").read_text().splitlines()[0])
     assert parameters == f"{header['parameters']:,}"

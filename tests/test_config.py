@@ -88,7 +88,7 @@ WRONG = {
     "optimizer.betas=[0.9]": r"optimizer.betas = \(0.9,\): two",
     "optimizer.betas=0.9": r"optimizer.betas = 0.9: must be a list",
     "optimizer.betas=[0.9, 'x']": r"optimizer.betas\[1\] = 'x': must be a finite number",
-    "optimizer.at_phase='forget'": r"optimizer.at_phase = 'forget': keep or reset",
+    "optimizer.at_phase='forget'": r"optimizer.at_phase = 'forget': one of",
     "compute.precision='fp4'": r"compute.precision = 'fp4': one of .*'fp8'",
     "compute.compile='no'": r"compute.compile = 'no': must be bool",
     "compute.compile=1": r"compute.compile = 1: must be bool",

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import tomli_w
 
-from treering import build, config, records, training
+from treering import build, config, records, shelf, training
 from treering.config import Invalid
 
 Change = Callable[[dict[str, Any]], object]
@@ -233,7 +233,7 @@ def test_a_longer_cosine_over_the_run_jumps_and_names_the_rates(
         tiny.interrupt_in_step(20, patch)
         tiny.run(recipe(place, "cosine", cosine), tmp_path)
     whole = config.load(recipe(place, "longer", cosine, phases(3)))
-    rate = build.schedule(config.load(place / "cosine.toml"), (25, 25))
-    grown = build.schedule(whole, (25, 25, 10))
+    rate = shelf.schedule(config.load(place / "cosine.toml"), (25, 25))
+    grown = shelf.schedule(whole, (25, 25, 10))
     with pytest.raises(Invalid, match=rf"go from {rate(20):.4g} to {grown(20):.4g}, as its span"):
         tiny.run(place / "longer.toml", tmp_path)

@@ -19,6 +19,7 @@ from treering.position import State
 LearnerOf = Callable[..., Learner]
 BatchesOf = Callable[..., list[Batch]]
 STATE = State(0, 0, 0, (), (), {}, {})
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def gradients(learner: Learner) -> list[torch.Tensor]:
@@ -176,17 +177,39 @@ def test_a_reset_optimizer_equals_a_new_one(learner_of: LearnerOf, batches_of: B
 def test_moments_are_forgotten_at_phase_boundaries_only_if_asked(
     learner_of: LearnerOf, batches_of: BatchesOf
 ) -> None:
-    batches = batches_of(2, 2)
-    steps = {}
-    for reset in (False, True):
+    batches = [(batch, STATE) for batch in batches_of(2, 2)]
+    steps, moments = {}, {}
+    for asked in ("keep", "reset", "reset-momentum"):
         learner = learner_of()
-        rules = Rules(0, lambda step: 1e-2, reset_at_phase=reset)
-        counts = [
-            float(learner.state()["optimizer.step"][0])
-            for _ in train(learner, Descent(), [(batch, STATE) for batch in batches], rules)
+        rules = Rules(0, lambda step: 1e-2, at_phase=asked)
+        state = learner.state()
+        steps[asked] = [
+            float(state["optimizer.step"][0]) for _ in train(learner, Descent(), batches, rules)
         ]
-        steps[reset] = counts
-    assert steps == {False: [1, 2, 3, 4], True: [1, 0, 1, 0]}
+        learner.reset_optimizer(momentum_alone=asked == "reset-momentum")
+        moments[asked] = [bool(state[f"optimizer.{name}"][0].any()) for name in MOMENTS]
+    assert steps == {"keep": [1, 2, 3, 4], "reset": [1, 2, 1, 2], "reset-momentum": [1, 2, 3, 4]}
+    assert moments == {
+        "keep": [False, False], "reset": [False, False], "reset-momentum": [False, True]
+    }  # fmt: skip
+
+
+def test_without_its_first_moment_the_first_step_of_a_phase_is_the_gradient_alone(
+    learner_of: LearnerOf, batches_of: BatchesOf
+) -> None:
+    """By hand: AdamW with exp_avg = 0 and all else kept."""
+    batches = [(batch, STATE) for batch in batches_of(2, 1)]
+    learner, by_hand = learner_of(), learner_of()
+    rules = Rules(0, lambda step: 1e-2, at_phase="reset-momentum")
+    for _ in train(learner, Descent(), batches, rules):
+        pass
+    for batch, _ in batches[:2]:
+        by_hand.set_rate(1e-2)
+        Descent()(by_hand, batch)
+    for moment in by_hand.state()["optimizer.exp_avg"]:
+        moment.zero_()
+    Descent()(by_hand, batches[2][0])
+    assert same(learner.params, by_hand.params)
 
 
 def test_bf16_autocast_leaves_weights_moments_and_losses_in_fp32(

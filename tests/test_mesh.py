@@ -111,6 +111,7 @@ VARIED = {
     "averages": ("update={kind='average', decays=[0.5, 0.9]}",),
     "probe": ("probe.every=5",),
     "sgd, reset": ("optimizer.kind='sgd'", "optimizer.at_phase='reset'"),
+    "annealed branches": ("anneal={tokens=128}", "optimizer.at_phase='reset-momentum'"),
     "nested": ("update={kind='reptile', every=3, rate=0.5, anchor='cpu', inner={kind='reptile', "
                "every=2, rate=0.3}}",),
 }  # fmt: skip
@@ -126,7 +127,9 @@ def test_two_ranks_do_what_one_does_whatever_is_asked(
     for ranks, out, sets in ((1, "one", alone), (2, "two", short)):
         code, log = forks.run(tmp_path / out, *sets, ranks=ranks)
         assert code == 0, log
-    assert_same_to_rounding(tmp_path / "two", tmp_path / "one", least=15, close=5 * CLOSE)
+    for run in ("", *(f"annealed/{path.name}" for path in tmp_path.glob("one/annealed/*"))):
+        two, one = tmp_path / "two" / run, tmp_path / "one" / run
+        assert_same_to_rounding(two, one, least=15, close=5 * CLOSE)
 
 
 def test_processes_that_do_not_make_up_the_mesh_are_refused(forks: Forks, tmp_path: Path) -> None:

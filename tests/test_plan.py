@@ -58,7 +58,7 @@ def planner(
 def walk(plan: Planner, state: State | None = None) -> list[Plan]:
     """All steps from a State to the end."""
     steps, state, found = lengths(plan), state or plan.start(), []
-    while state.phase < len(steps):
+    while plan.entered(state, steps).phase < len(steps):
         found.append(plan.plan(state, steps))
         state = found[-1].after
     return found
@@ -187,7 +187,7 @@ def test_a_step_replays_its_share_or_is_all_fresh_while_the_memory_is_too_small(
 ) -> None:
     state, steps = plan.start(), lengths(plan)
     x = plan.replays
-    while state.phase < len(steps):
+    while (state := plan.entered(state, steps)).phase < len(steps):
         step, t = plan.plan(state, steps), state.phase_step
         wanted = floor((t + 1) * x) - floor(t * x)
         seen = plan.seen(state.positions if plan.over == "all" else state.started)

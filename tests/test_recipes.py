@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
-from treering import build, config, study
+from treering import config, shelf, study
 from treering.lengths import lengths
 from treering.methods import memories, schedules
 from treering.protocols import Update
@@ -58,13 +58,13 @@ def test_every_cell_of_a_study_loads_and_its_methods_can_be_made(
 def check(recipe: config.Recipe) -> None:
     steps = tuple(-(-phase.tokens // recipe.batch.tokens) for phase in recipe.phases)
     table = {name: value for name, value in recipe.replay.memory.items() if name != "over"}
-    assert build.construct(memories.KINDS, table, "replay.memory").held(7) == 7
+    assert shelf.construct(memories.KINDS, table, "replay.memory").held(7) == 7
     table = {name: value for name, value in recipe.schedule.items() if name != "span"}
-    rate = build.construct(schedules.KINDS, table, "schedule").over(sum(steps))
+    rate = shelf.construct(schedules.KINDS, table, "schedule").over(sum(steps))
     assert all(0 < rate(step) <= recipe.schedule["peak"] for step in range(sum(steps)))
-    update: Update = build.update(recipe, recipe.update)
+    update: Update = shelf.update(recipe, recipe.update)
     assert update.counters() is not None
-    planner = build.planner(recipe, (10_000,) * len(recipe.corpora))
+    planner = shelf.planner(recipe, (10_000,) * len(recipe.corpora))
     budget = recipe.replay.budget
     assert lengths(planner) == steps if budget == "total" else sum(lengths(planner)) > sum(steps)
     assert sum(stage.samples for stage in planner.stages) > 0

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
+from treering import config, shelf
 from treering.config import Invalid
-from treering.methods.schedules import Constant, Cosine, Linear
+from treering.methods.schedules import WSD, Constant, Cosine, Infinite, Linear
+from treering.methods.schedules.decays import KINDS as DECAYS
 from treering.methods.schedules.warmup import join
 from treering.protocols import Schedule
 
-SHAPES = [Constant, Cosine, Linear]
+FIRST = """[schedule]
+kind = "infinite"
+span = "first"
+peak = 1e-2
+warmup = 0.1
+cooldown = 0.5
+shape = "linear"
+"""
+SHAPES = [Constant, Cosine, Linear, partial(WSD, decay=0.0)]
 
 
 def test_the_cosine_passes_the_specifications_test_vector() -> None:
@@ -58,6 +75,75 @@ def test_a_constant_rate_stays_at_its_peak() -> None:
     assert [rate(t) for t in range(6)] == [0.25, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [
+        ("linear", [0.775, 0.55, 0.325]),
+        ("1-sqrt", [0.55, 0.363604, 0.220577]),
+        ("cosine", [0.868198, 0.55, 0.231802]),
+        ("exponential", [0.562341, 0.316228, 0.177828]),
+    ],
+)
+def test_golden_values_of_warm_up_stable_decay(shape: str, values: list[float]) -> None:
+    """Peak 1 to step 80, 0.1 at 100; by arXiv 2511.18903 for 1-sqrt, by hand."""
+    rate = WSD(peak=1.0, floor=0.1, warmup=0.1, decay=0.2, shape=shape).over(100)
+    assert [rate(t) for t in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert {rate(t) for t in range(10, 81)} == {1.0}
+    assert [rate(t) for t in (85, 90, 95)] == pytest.approx(values, abs=1e-6)
+    assert rate(100) == rate(10**9) == pytest.approx(0.1, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cooled"), [("cosine", 0.775), ("rsqrt", 0.618765), ("linear", 0.775)]
+)
+def test_golden_values_of_the_infinite_schedule(shape: str, cooled: float) -> None:
+    """Warm-up to step 10, cooldown to 0.55 at 40, anneal from 80 to 0.1 at 100 (arXiv 2403.08763,
+    section 7; the steepness of rsqrt is that of its code)."""
+    share = {"warmup": 0.1, "cooldown": 0.4, "anneal": 0.8}
+    rate = Infinite(peak=1.0, constant=0.55, floor=0.1, shape=shape, **share).over(100)
+    assert [rate(t) for t in (0, 9, 10)] == pytest.approx([0.1, 1.0, 1.0])
+    assert rate(25) == pytest.approx(cooled, abs=1e-6)
+    assert {rate(t) for t in range(40, 81)} == {0.55}
+    assert [rate(t) for t in (90, 100)] == pytest.approx([0.234521, 0.1], abs=1e-6)
+
+
+def test_an_inverse_square_root_has_fallen_most_of_its_way_early() -> None:
+    """By hand: (1 / sqrt(1 + 10 x) - 1) / (1 / sqrt(11) - 1) at x = 0.1, 0.25, 0.5, 0.75."""
+    fallen = [1 - DECAYS["rsqrt"](x, 0.0) for x in (0.1, 0.25, 0.5, 0.75)]
+    assert fallen == pytest.approx([0.42, 0.67, 0.85, 0.94], abs=5e-3)
+
+
+def test_without_an_anneal_the_infinite_schedule_stays_constant_for_ever() -> None:
+    rate = Infinite(peak=2.0, constant=0.5).over(50)
+    assert rate(30) == rate(49) == rate(10**9) == 1.0
+
+
+@given(
+    shape=st.sampled_from(sorted(DECAYS)),
+    floor=st.floats(0.01, 1),
+    x=st.floats(0, 1),
+    y=st.floats(0, 1),
+)
+def test_every_decay_falls_from_1_to_its_floor(
+    shape: str, floor: float, x: float, y: float
+) -> None:
+    fall = DECAYS[shape]
+    assert fall(0.0, floor) == pytest.approx(1, abs=1e-12)
+    assert fall(1.0, floor) == pytest.approx(floor, abs=1e-12)
+    assert fall(min(x, y), floor) >= fall(max(x, y), floor) - 1e-12
+
+
+@pytest.mark.parametrize("steps", [97, 100, 333])
+@pytest.mark.parametrize("shape", ["cosine", "rsqrt", "linear"])
+def test_no_schedule_jumps_where_its_parts_meet(shape: str, steps: int) -> None:
+    """By no more than twice the steepest slope of the parts beside, however the borders round."""
+    infinite = Infinite(peak=1.0, warmup=0.1, cooldown=0.4, anneal=0.8, shape=shape).over(steps)
+    stable = WSD(peak=1.0, warmup=0.1, shape="cosine").over(steps)
+    for rate in (infinite, stable):
+        jumps = [abs(rate(t + 1) - rate(t)) for t in range(steps)]
+        assert max(jumps) < 2 * max(1 / (0.1 * steps), 0.45 * 6.2 / (0.3 * steps))
+
+
 def test_past_its_end_a_schedule_stays_at_its_floor() -> None:
     for shape in (Cosine, Linear):
         rate = shape(peak=1.0, floor=0.2).over(10)
@@ -87,6 +173,17 @@ def test_joined_per_phase_each_phase_warms_up_again() -> None:
     assert rate(7) < 0.2 < rate(8)
 
 
+def test_over_the_first_phase_alone_later_ones_go_on_where_it_ended(tmp_path: Path) -> None:
+    path = tiny.without(tiny.place(tmp_path), "schedule")
+    path.write_text(path.read_text() + FIRST)
+    recipe = config.load(path)
+    rate = shelf.schedule(recipe, (20, 30))
+    alone = Infinite(peak=1e-2, warmup=0.1, cooldown=0.5, shape="linear").over(20)
+    assert [rate(t) for t in range(20)] == [alone(t) for t in range(20)]
+    assert {rate(t) for t in range(20, 60)} == {alone(20)} == {1e-2 * 0.55}
+    assert shelf.schedule(recipe, (20, 30, 40))(55) == rate(49)  # a later phase changes nothing
+
+
 def test_past_its_end_the_last_of_joined_schedules_goes_on() -> None:
     rate = join([(Constant(1.0).over(3), 3), (Linear(1.0, floor=0.5).over(2), 2)])
     assert [rate(t) for t in (2, 3, 5, 99)] == [1.0, 1.0, 0.5, 0.5]
@@ -111,3 +208,22 @@ def test_a_schedule_is_a_function_of_the_step_alone() -> None:
 def test_a_rate_or_share_out_of_range_is_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(Invalid, match=message):
         Cosine(**fields)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fields", "message"),
+    [
+        (WSD, {"decay": 0.95, "warmup": 0.1}, "schedule.decay = 0.95: a share of the span; with"),
+        (WSD, {"shape": "cosin"}, "schedule.shape = 'cosin'; did you mean 'cosine'"),
+        (WSD, {"shape": "exponential", "floor": 0.0}, "schedule.floor = 0: an exponential decay"),
+        (Infinite, {"cooldown": 0.0, "warmup": 0.1}, "warmup, cooldown, anneal = 0.1, 0.0, 1.0"),
+        (Infinite, {"constant": 0.0}, "schedule.constant = 0.0: a share of the peak"),
+        (Infinite, {"anneal": 0.9, "floor": 0.6}, "schedule.floor = 0.6: in .0, constant."),
+        (Infinite, {"steepness": 0.0}, "schedule.steepness = 0.0: must be positive"),
+    ],
+)
+def test_parts_of_a_schedule_that_do_not_fit_are_refused(
+    shape: Callable[..., object], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        shape(peak=1.0, **fields)

@@ -52,8 +52,8 @@ class Batch:
     """The samples of one step.
 
     tokens int64[n, length + 1]; replayed bool[n]: drawn from the memory rather than fresh.
-    `step` counts from 0 through the whole run, `phase` is the phase's number, `ends_phase`
-    marks its last step.
+    `step` counts from 0 through the whole run, `phase` is the phase's number; `begins_phase` and
+    `ends_phase` mark its first and last step.
     """
 
     tokens: NDArray[np.int64]
@@ -62,6 +62,7 @@ class Batch:
     step: int
     phase: int
     ends_phase: bool
+    begins_phase: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -74,6 +75,7 @@ class Batch:
             self.step,
             self.phase,
             self.ends_phase and rows.indices(len(self))[1] == len(self),
+            self.begins_phase and rows.indices(len(self))[0] == 0,
         )
 
     @property

@@ -1,17 +1,16 @@
-"""From names to methods: the recipe's tables become the parts of a run."""
+"""From a recipe to the parts of a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
-from treering.config import Invalid, Recipe, Table, exact
+from treering import downstream, model, pretrained, shelf, tokenizer, trackers
+from treering.cache import cached, cached_tokenizer, opened
+from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
 from treering.forward import Forward, check_documents, is_linear
 from treering.forward import forward as callable_as
@@ -20,14 +19,12 @@ from treering.learner import Learner
 from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
-from treering.methods import memories, schedules, updates
+from treering.methods import memories
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.next_token import NextToken
-from treering.methods.schedules.warmup import join
-from treering.plan import Planner, Stage, integer_weights
-from treering.protocols import Memory, Schedule, Update
+from treering.plan import Planner
+from treering.protocols import Memory, Update
 from treering.ranks import Ranks
-from treering.schema import construct, near
 from treering.store import Store
 from treering.stream import Stream
 from treering.weights import read
@@ -69,20 +66,20 @@ def check_extras(recipe: Recipe) -> None:
 def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     """Prepare and open the corpora, and lay out the plan. Writes nothing but the cache. `run` is
     the folder of one that has begun: its tokenizer stays, whatever corpora come later."""
-    check_methods(recipe)
+    shelf.check(recipe)
     words = _tokenizer(recipe, cache, run)
     mark, size = tokenizer.fingerprint(words), tokenizer.size(words)
     train: list[Store | None] = []
     validation: dict[str, Store] = {}
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
-        paths = shelf.cached(corpus.train, corpus.validation, words, cache)
+        paths = cached(corpus.train, corpus.validation, words, cache)
         train.append(
-            shelf.opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
+            opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
         )
         assert paths[1] is not None, "every corpus has a validation"
-        validation[name] = shelf.opened(paths[1], f"corpora.{name}.validation", mark, size)
-    plan = planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
+        validation[name] = opened(paths[1], f"corpora.{name}.validation", mark, size)
+    plan = shelf.planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
     digests = {
         name: {"train": store.digest if store else "", "validation": validation[name].digest}
         for name, store in zip(recipe.corpora, train, strict=True)
@@ -92,70 +89,22 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     )
 
 
-def check_methods(recipe: Recipe) -> None:
-    """Make every method once: what is misspelt is told before the minutes of a preparation."""
-    if recipe.model.from_ is None:
-        model.llama(recipe.model, 1, recipe.length)
-    update(recipe, recipe.update)
-    schedule(recipe, (1,) * len(recipe.phases))
-    planner(recipe, (2**40,) * len(recipe.corpora))
-
-
-def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
-    """The rule of the recipe's stream over corpora of `sizes` samples."""
-    names, replay = tuple(recipe.corpora), recipe.replay
-    table = dict(replay.memory)
-    over = table.pop("over", "all")
-    if over not in ("past", "all"):
-        raise Invalid(f"replay.memory.over = {over!r}: must be 'past' or 'all'")
-    for name, size in zip(names, sizes, strict=True):
-        used = any(name in phase.mixture for phase in recipe.phases) or name in replay.past
-        if used and not size:
-            raise Invalid(
-                f"corpora.{name}.train: has not one sample of length {recipe.length} + 1; "
-                "give more text or a smaller length"
-            )
-    stages = []
-    for phase in recipe.phases:
-        shares = [exact(phase.mixture.get(name, 0.0)) for name in names]
-        stages.append(Stage(ceil(phase.tokens / recipe.length), integer_weights(shares)))
-    plan = Planner(
-        seed=recipe.seed,
-        names=names,
-        sizes=sizes,
-        past=tuple(name in replay.past for name in names),
-        stages=tuple(stages),
-        rows=recipe.rows,
-        share=exact(replay.share),
-        budget=replay.budget,
-        memory=construct(memories.KINDS, table, "replay.memory"),
-        over=over,
-    )
-    if plan.memory.held(2**62) < plan.rows + plan.replays:
-        raise Invalid(
-            f"replay.memory.samples = {plan.memory.held(2**62)}: must be at least the samples of "
-            f"a step, {ceil(plan.rows + plan.replays)}"
-        )
-    return plan
-
-
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    learns = update(recipe, recipe.update)
-    rates = schedule(recipe, given.steps)
+    learns = shelf.update(recipe, recipe.update)
+    rates = shelf.schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
-    resets = recipe.optimizer.at_phase == "reset"
     return Parts(
         Ranks(mesh),
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
         learner,
         learns,
         memories.KINDS["everything"](),
-        Rules(recipe.seed, rates, dropout=recipe.model.dropout > 0, reset_at_phase=resets),
+        Rules(recipe.seed, rates, recipe.model.dropout > 0, recipe.optimizer.at_phase),
         held_outs(recipe, given),
         downstream.load(recipe.evaluate, given.tokenizer),
     )
@@ -207,39 +156,7 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
         (corpus.train, None if isinstance(corpus.validation, str) else corpus.validation)
         for corpus in recipe.corpora.values()
     ]
-    return shelf.cached_tokenizer(texts, wanted.train, cache)
-
-
-def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
-    """The update that a recipe's table names, with those inside it."""
-    table = dict(table)
-    if "inner" in table:
-        if not isinstance(table["inner"], dict):
-            raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
-        table["inner"] = update(recipe, table["inner"], where + ".inner")
-    if "start" in table:
-        names = [phase.name for phase in recipe.phases]
-        if table["start"] not in names:
-            raise Invalid(f"{where}.start = {table['start']!r}{near(str(table['start']), names)}")
-        table["start"] = names.index(table["start"])
-    if table.get("kind") == "per_sample" and recipe.micro_rows != 1:
-        raise Invalid(
-            f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
-            f"one sample at a time; set it to length ({recipe.length})"
-        )
-    made: Update = construct(updates.KINDS, table, where)
-    return made
-
-
-def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
-    """The rate at each step of a run whose phases have so many steps."""
-    table = dict(recipe.schedule)
-    span = table.pop("span", "run")
-    shape = construct(schedules.KINDS, table, "schedule")
-    if span not in ("run", "phase"):
-        raise Invalid(f"schedule.span = {span!r}: must be 'run' or 'phase'")
-    spans = (sum(steps),) if span == "run" else steps
-    return join([(shape.over(n), n) for n in spans])
+    return cached_tokenizer(texts, wanted.train, cache)
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:

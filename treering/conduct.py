@@ -162,11 +162,11 @@ def _check(found: Sequence[Cell]) -> None:
     """Make every cell's methods once, before hours are spent on the cells before it."""
     if not found:
         return
-    from treering import build  # which takes seconds
+    from treering import build, shelf  # which take seconds
 
     for cell in found:
         with naming(cell.name):
-            build.check_methods(cell.recipe)
+            shelf.check(cell.recipe)
     extras = {repr((cell.recipe.evaluate, cell.recipe.track)): cell for cell in found}
     for cell in extras.values():  # finding tasks takes seconds: once for all that ask for the same
         with naming(cell.name):

@@ -110,13 +110,18 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(optimizer.decay >= 0, "optimizer.decay", optimizer.decay, "must not be negative")
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
     at_phase = optimizer.at_phase
-    want(at_phase in ("keep", "reset"), "optimizer.at_phase", at_phase, "keep or reset")
+    kinds: tuple[str, ...] = ("keep", "reset", "reset-momentum")
+    want(at_phase in kinds, "optimizer.at_phase", at_phase, f"one of {kinds}")
+    anneal, names = recipe.anneal, [phase.name for phase in recipe.phases]
+    want(anneal.tokens >= 0, "anneal.tokens", anneal.tokens, "must not be negative (0 = no branch)")
+    for name in anneal.phases:
+        want(name in names, "anneal.phases", name, "no such phase" + near(name, names))
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
     want(guard.max_skipped >= 1, "guard.max_skipped", guard.max_skipped, "at least 1 step")
     precision = recipe.compute.precision
-    kinds: tuple[str, ...] = ("auto", "fp32", "bf16", "fp8")
+    kinds = ("auto", "fp32", "bf16", "fp8")
     want(precision in kinds, "compute.precision", precision, f"one of {kinds}")
     kinds, recompute = ("none", "selective", "full"), recipe.compute.recompute
     want(recompute in kinds, "compute.recompute", recompute, f"one of {kinds}")

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from treering import build, cache, config
+from treering import branch, build, cache, config
 from treering.config import Recipe
 from treering.footprint import Footprint, footprint
 from treering.loop import train
@@ -33,6 +33,10 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     world = devices or recipe.mesh.replicate * (recipe.mesh.shard or 1)
     found = footprint(recipe, data, world)
     console.print(f"parameters  {found.parameters:,}")
+    beside = branch.steps(recipe)
+    if beside:
+        tokens += beside * recipe.batch.tokens
+        console.print(f"branches    {beside:,} steps more, annealed")
     console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, evaluations apart")
     for line in _memory(found, world):
         console.print(line, highlight=False, soft_wrap=True)
@@ -79,7 +83,7 @@ def _trial(recipe: Recipe, data: build.Data, mesh: Mesh) -> tuple[float, int]:
         if len(timed) == min(STEPS, sum(data.steps)):
             break
         mark = time.monotonic()
-    return min(timed) * sum(data.steps) / 60, len(timed)
+    return min(timed) * (sum(data.steps) + branch.steps(recipe)) / 60, len(timed)
 
 
 def _plan(recipe: Recipe, data: build.Data, console: Console) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from treering import build, checkpoint, records, schema
+from treering import checkpoint, records, schema, shelf
 from treering.build import Data
 from treering.config import Invalid, Recipe, Table
 
@@ -40,6 +40,8 @@ def changes(out: Path | None, recipe: Recipe, data: Data, *, accept_jump: bool) 
         return []
     newest = checkpoint.newest(out / "checkpoints")
     at = newest[1]["plan"] if newest else {"step": 0, "phase": 0, "phase_step": 0}
+    if at["phase_step"] and at["step"] in [phase["end_step"] for phase in header["phases"]]:  # done
+        at = {**at, "phase": at["phase"] + 1, "phase_step": 0}
     _check_phases(old["phases"], new["phases"], data.steps, at)
     refused = [each for each in found if not _may_change(each, old)]
     if refused:
@@ -104,9 +106,9 @@ def _check_rate(header: Table, recipe: Recipe, data: Data, at: Table) -> None:
         return  # a phase begins, with a rate of its own
     ends = [phase["end_step"] for phase in header["phases"]]
     lengths = tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
-    before = build.schedule(schema.read(Recipe, header["recipe"], ""), lengths)
+    before = shelf.schedule(schema.read(Recipe, header["recipe"], ""), lengths)
     was: Any = before(min(at["step"], ends[-1] - 1))
-    now = build.schedule(recipe, data.steps)(at["step"])
+    now = shelf.schedule(recipe, data.steps)(at["step"])
     if at["step"] < sum(data.steps) and abs(now - was) > JUMP * was:
         raise Invalid(
             f"schedule: at step {at['step'] + 1} the rate would go from {was:.4g} to {now:.4g}, as "

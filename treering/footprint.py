@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from treering import build, model, tokenizer
+from treering import build, model, shelf, tokenizer
 from treering.config import Recipe
 from treering.forward import Forward, precision, recompute
 from treering.learner import Learner
@@ -98,7 +98,7 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     for weight, share in zip(call.root.parameters(), shares, strict=True):
         weight.data = torch.empty(share)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
-    own = build.update(recipe, recipe.update).state(learner)
+    own = shelf.update(recipe, recipe.update).state(learner)
     kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 

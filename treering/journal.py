@@ -14,6 +14,7 @@ from treering.interruption import Diverged
 from treering.ledger import Ledger
 from treering.loop import Trained
 from treering.records import Records
+from treering.report.live import Progress
 from treering.speed import Speed
 from treering.trackers import Mirror
 
@@ -25,12 +26,14 @@ class Journal:
 
     def __init__(self, path: Path | None, recipe: Recipe, speed: Speed) -> None:
         """Without a path (on all ranks but the first) nothing is kept."""
+        self._tokens = recipe.batch.tokens
         self._max_skipped, self._in_a_row, self._speed = recipe.guard.max_skipped, 0, speed
         self._records = Records(path) if path else None
         self._phases = [phase.name for phase in recipe.phases]
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
         self.mirrors: Sequence[Mirror] = ()
-        self.loss, self.tokens_per_second = float("nan"), 0.0  # of the last steps written
+        self._step, self._phase = 0, ""  # the last that was written
+        self.loss, self.tokens_per_second = float("nan"), 0.0
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
         """Note a step that took `took` seconds; `ledger` and `seconds` are cumulative."""
@@ -52,7 +55,7 @@ class Journal:
         for done, ledger, took, seconds in steps:
             record = self._record(done, ledger, took, seconds)
             self._append("step", record)
-            self.loss = record["loss"]
+            self.loss, self._step, self._phase = record["loss"], record["step"], record["phase"]
             self._in_a_row = self._in_a_row + 1 if record["skipped"] == 1 else 0
             if self._in_a_row >= self._max_skipped:
                 raise Diverged(
@@ -62,6 +65,20 @@ class Journal:
                 )
         tokens = sum(done.batch.predicted for done, *_ in steps)
         self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
+
+    def end(self, reason: str, seconds: float) -> None:
+        """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
+        try:
+            self.write("end", {"reason": reason, "seconds": seconds})
+        except OSError:
+            if reason == "finished":
+                raise
+
+    def progress(self, steps: int) -> Progress:
+        """How far the run is in its `steps`."""
+        self.flush()
+        left = (steps - self._step) * self._tokens / max(self.tokens_per_second, 1e-9)
+        return Progress(self._phase, self._step, steps, self.loss, self.tokens_per_second, left)
 
     def sync(self) -> None:
         """Return when all records lie on the disk."""

@@ -116,9 +116,9 @@ class Learner:
         for param, weight in zip(self.params, weights, strict=True):
             param.copy_(weight)
 
-    def reset_optimizer(self) -> None:
-        """Forget the optimizer's moments."""
-        inner.reset(self.optimizer)
+    def reset_optimizer(self, *, momentum_alone: bool = False) -> None:
+        """Forget the optimizer's moments and steps, or its first moment alone."""
+        inner.reset(self.optimizer, ("exp_avg",) if momentum_alone else None)
 
     def state(self) -> dict[str, list[torch.Tensor]]:
         """Weights and optimizer state, one tensor for each parameter; load into them in place."""

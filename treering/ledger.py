@@ -18,6 +18,8 @@ class Ledger:
     meta_flops: float = 0.0
     evaluation_flops: float = 0.0
     probe_flops: float = 0.0
+    anneal_tokens: int = 0
+    anneal_flops: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -26,7 +28,7 @@ class Ledger:
 
     @property
     def flops(self) -> float:
-        """FLOPs of learning; evaluation and probes are charged apart."""
+        """FLOPs of learning; evaluation, probes and annealed branches are charged apart."""
         return self.training_flops + self.meta_flops
 
     def step(self, batch: Batch, metrics: Metrics) -> Ledger:
@@ -46,6 +48,11 @@ class Ledger:
     def probe(self, flops: float) -> Ledger:
         """The ledger after one more probe."""
         return replace(self, probe_flops=self.probe_flops + flops)
+
+    def annealed(self, tokens: int, flops: float) -> Ledger:
+        """The ledger after one more branch."""
+        tokens, flops = self.anneal_tokens + tokens, self.anneal_flops + flops
+        return replace(self, anneal_tokens=tokens, anneal_flops=flops)
 
 
 def flops_per_token(parameters: int, *, layers: int, width: int, length: int) -> float:

@@ -21,7 +21,7 @@ class Rules:
     seed: int
     schedule: Schedule
     dropout: bool = False  # reseeded at each step, so that its history does not matter
-    reset_at_phase: bool = False  # forget the optimizer's moments at phase boundaries
+    at_phase: str = "keep"  # what becomes of the optimizer's moments where a phase begins
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def train(
         learner.set_rate(rate)
         if rules.dropout:
             torch.manual_seed(key(rules.seed, "dropout", batch.step) % 2**63)
+        if batch.begins_phase and rules.at_phase != "keep":
+            learner.reset_optimizer(momentum_alone=rules.at_phase == "reset-momentum")
         metrics = update(learner, batch)
-        if batch.ends_phase and rules.reset_at_phase:
-            learner.reset_optimizer()
         yield Trained(batch, after, rate, metrics)

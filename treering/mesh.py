@@ -53,7 +53,7 @@ class Mesh:
     store: Store | None = None
 
     def __post_init__(self) -> None:
-        self._told = count()
+        self._told, self._asides = count(), count()
         self._asked: tuple[torch.Tensor, Any] | None = None
 
     @property
@@ -167,7 +167,8 @@ class Mesh:
         """The same ranks with a group and words of their own, for another thread."""
         if self.spare is None or self.store is None:
             return self
-        store = PrefixStore("aside", self.store.clone())  # type: ignore[attr-defined]  # not in its stubs
+        name = f"aside {next(self._asides)}"
+        store = PrefixStore(name, self.store.clone())  # type: ignore[attr-defined]  # not in its stubs
         return Mesh(self.rank, self.world, self.device, self.grid, self.spare, store=store)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import nn
@@ -54,8 +54,9 @@ def step(optimizer: Optimizer, refused: torch.Tensor) -> None:
         optimizer.step()
 
 
-def reset(optimizer: Optimizer) -> None:
-    """Forget all moments and steps, as if the optimizer were new."""
+def reset(optimizer: Optimizer, names: Container[str] | None = None) -> None:
+    """Forget all moments and steps, as if the optimizer were new, or those of its state named."""
     for tensors in optimizer.state.values():
-        for tensor in tensors.values():
-            tensor.zero_()
+        for name, tensor in tensors.items():
+            if names is None or name in names:
+                tensor.zero_()

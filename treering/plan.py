@@ -12,7 +12,7 @@ replays floor((t + 1) x) - floor(t x) samples, x = share * samples per step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from math import floor, lcm
@@ -42,6 +42,7 @@ class Plan:
     replayed: NDArray[np.bool_]
     step: int
     phase: int
+    begins_phase: bool
     ends_phase: bool
     after: State
 
@@ -84,6 +85,7 @@ class Planner:
 
     def plan(self, state: State, steps: Sequence[int]) -> Plan:
         """The next step. `steps` are the phases' lengths, of `lengths.lengths`."""
+        state = self.entered(state, steps)
         fresh, count, replay = self.split(state)
         drawable = self.seen(state.positions if self.over == "all" else state.started)
         parts = [self._sample(fresh, self._epochs(state, count))]
@@ -96,10 +98,18 @@ class Planner:
             parts.append(drawn[other][:replay])
             assert len(parts[1]) == replay, "the memory gave less than it holds"
         chosen = join(*parts)
-        ends = state.phase_step + 1 == steps[state.phase]
-        after = self._after(state, fresh, count, ends)
+        begins, ends = state.phase_step == 0, state.phase_step + 1 == steps[state.phase]
+        after = self._after(state, fresh, count)
         replayed = np.arange(len(chosen)) >= len(fresh)
-        return Plan(chosen, replayed, state.step, state.phase, ends, after)
+        return Plan(chosen, replayed, state.step, state.phase, begins, ends, after)
+
+    def entered(self, state: State, steps: Sequence[int]) -> State:
+        """The state as the next step finds it: after a phase's last step, in the next phase. Until
+        then it is that phase's own, so that what is trained beside it may go on in the phase."""
+        if state.phase == len(steps) or state.phase_step < steps[state.phase]:
+            return state
+        entered = replace(state, phase=state.phase + 1, phase_step=0)
+        return replace(entered, started=state.positions, drawn=state.memory)
 
     def earlier(self, state: State, memory: Memory, count: int, at: int) -> Refs:
         """`count` samples drawn from what was offered before the current phase, for a look that
@@ -178,21 +188,20 @@ class Planner:
         sizes = np.array(self.sizes)[places.source]
         return Refs(places.source, permute(places.index, sizes, at))
 
-    def _after(self, state: State, fresh: Refs, count: list[int], ends: bool) -> State:
+    def _after(self, state: State, fresh: Refs, count: list[int]) -> State:
         positions = tuple(p + c for p, c in zip(state.positions, count, strict=True))
         seen = self.seen(state.positions)
         new = fresh[self._epochs(state, count) == 0]
         new = new[~np.array(self.past)[new.source]]
         at = key(self.seed, "offer", state.step)
         memory = self.memory.offer(state.memory, seen, new, at) if len(new) else state.memory
-        return State(
+        return replace(
+            state,
             step=state.step + 1,
-            phase=state.phase + ends,
-            phase_step=0 if ends else state.phase_step + 1,
+            phase_step=state.phase_step + 1,
             positions=positions,
-            started=positions if ends else state.started,
             memory=memory,
-            drawn=memory if ends or self.over == "all" else state.drawn,
+            drawn=memory if self.over == "all" else state.drawn,
         )
 
 

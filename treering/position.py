@@ -17,7 +17,8 @@ class State:
     """Where the plan stands between two steps.
 
     positions: fresh samples taken of each corpus in the whole run; started: the positions when
-    the phase began. `memory` holds what was offered so far, `drawn` what may be drawn.
+    the phase began. `memory` holds what was offered so far, `drawn` what may be drawn. After a
+    phase's last step it is still in that phase.
     """
 
     step: int

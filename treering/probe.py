@@ -79,6 +79,7 @@ def probe(
 def _drawn(stream: Stream, memory: Memory, fresh: Batch, before: State) -> Iterator[Batch]:
     """Two batches of samples from before the phase, or none."""
     at = key(stream.planner.seed, "probe", fresh.step)
+    before = stream.planner.entered(before, stream.steps)
     refs = stream.planner.earlier(before, memory, 2 * len(fresh), at)
     half = len(refs) // 2
     for rows in (slice(0, half), slice(half, 2 * half)) if half else ():

@@ -7,7 +7,9 @@
                 a device (null where its peak is not known; the header names the convention);
                 cumulative: tokens, fresh_tokens, flops, seconds
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
-    branch_score  as score, of weights beside the trained ones: branch ("average 0.99")
+    branch_score  as score, of weights beside the trained ones: branch ("average 0.99"); of an
+                annealed branch also what it spent after the step: tokens_beyond,
+                fresh_tokens_beyond, flops_beyond
     task        step, phase (at row 0 and phase ends), task, metric, value, stderr (or null), n
     probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
                 earlier_norm, tokens: see probe.Alignment
@@ -34,6 +36,7 @@ from treering.schema import Invalid
 from treering.shape import misfit
 
 Record = dict[str, Any]
+ANNEALED = "annealed"  # the branch, and the folder of its runs
 SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
@@ -59,7 +62,9 @@ KINDS: dict[str, Any] = {
         ("loss?", "rate?", "tokens?", "fresh_tokens?", "flops?", *(f"{t}?" for t in TIMES)), float
     ),
     "score": SCORE,
-    "branch_score": SCORE | {"branch": str},
+    "branch_score": SCORE | {"branch": str} | dict.fromkeys(
+        ("tokens_beyond?", "fresh_tokens_beyond?", "flops_beyond?"), float
+    ),
     "task": PLACE | {"phase": str, "task": str, "metric": str, "value?": float, "stderr?": float},
     "probe": PLACE | {"cosine": float},
     "ranks": PLACE | {
@@ -119,15 +124,16 @@ def read(path: str | Path) -> list[Record]:
 
 
 def cut(path: Path, step: int, *, scored: bool = True) -> None:
-    """Remove every record from the first one beyond `step`, and a torn last line; where the step
-    was not `scored` to the end, from the first record of its scoring. Raises Invalid where they do
-    not reach it."""
+    """Remove every record from the first one beyond `step` or of a branch annealed there, and a
+    torn last line; where the step was not `scored` to the end, from the first record of its
+    scoring. Raises Invalid where they do not reach it."""
     if not path.exists():
         return
     keep = last = 0
     for record, end in _parse(path)[0]:
         at = record.get("step", 0)
-        if at > step or (at == step and not scored and record["kind"] in SCORED):
+        again = record.get("branch") == ANNEALED or (not scored and record["kind"] in SCORED)
+        if at > step or (at == step and again):
             break
         keep, last = end, max(last, at)
     if last < step:

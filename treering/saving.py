@@ -75,6 +75,12 @@ class Saver:
         self._update.restore(numbers["update"])
         return position.widened(position.restore(numbers["plan"], arrays), start)
 
+    def back(self, start: State) -> None:
+        """Return to the newest checkpoint, that of the present step."""
+        found = self.newest()
+        assert found is not None
+        self.restore(*found, start)
+
     def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:
         plans = {f"plan/{name}": torch.from_numpy(array) for name, array in arrays.items()}
         return tensors(self._learner, self._update) | plans

@@ -41,7 +41,7 @@ class Stream:
         return ahead(lambda: self._read_on(state), depth)
 
     def _read_on(self, state: State) -> Iterator[tuple[Batch, State]]:
-        while state.phase < len(self.steps):
+        while self.planner.entered(state, self.steps).phase < len(self.steps):
             plan = self.planner.plan(state, self.steps)
             yield self.read(plan), plan.after
             state = plan.after
@@ -50,7 +50,8 @@ class Stream:
         """The tokens of a plan. Raises Invalid for a store that shrank, or that holds an id which
         the model does not have."""
         tokens = self.tokens(plan.refs)
-        return Batch(tokens, plan.refs, plan.replayed, plan.step, plan.phase, plan.ends_phase)
+        marks = {"ends_phase": plan.ends_phase, "begins_phase": plan.begins_phase}
+        return Batch(tokens, plan.refs, plan.replayed, plan.step, plan.phase, **marks)
 
     def tokens(self, refs: Refs) -> NDArray[np.int64]:
         """The tokens of samples, int64[n, length + 1]."""

@@ -66,6 +66,18 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Anneal:
+    """A branch beside the run, see branch.py: at the ends of `phases` (absent: all) `tokens` more
+    (0 = none) of the phase are trained while the rate falls to `floor` times what it was, by
+    `shape`: "linear", "cosine", "1-sqrt", "exponential"."""
+
+    tokens: int = 0
+    floor: float = 0.1
+    shape: str = "1-sqrt"
+    phases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BatchSize:
     """`tokens` of a step over all ranks and `micro`, those of one forward pass on one rank."""
 
@@ -75,7 +87,8 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The inner optimizer. `decay` is for matrices only; `clip` 0 is off."""
+    """The inner optimizer. `decay` is for matrices only; `clip` 0 is off. `at_phase`: where a phase
+    begins its moments and steps are kept, "reset", or the first moment alone ("reset-momentum")."""
 
     kind: str = "adamw"
     betas: tuple[float, ...] = (0.9, 0.95)
@@ -175,6 +188,7 @@ class Recipe:
     replay: Replay = field(default_factory=Replay)
     update: Table = field(default_factory=lambda: {"kind": "descent"})
     schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
+    anneal: Anneal = field(default_factory=Anneal)
     batch: BatchSize = field(default_factory=BatchSize)
     optimizer: Optimizer = field(default_factory=Optimizer)
     guard: Guard = field(default_factory=Guard)

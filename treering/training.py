@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treering import build, cache, folder, model, outcome, records
+from treering import build, cache, folder, outcome, records
 from treering.batch import Batch
+from treering.branch import branch
 from treering.config import Recipe, Table
 from treering.extension import changes
 from treering.header import header, speed
@@ -21,7 +22,7 @@ from treering.loop import train
 from treering.mesh import joined
 from treering.position import State
 from treering.probe import probe, probing
-from treering.report.live import Live, Progress
+from treering.report.live import Live
 from treering.saving import Saver
 from treering.scoring import Unscored, late, score, scored
 from treering.trackers import mirrors
@@ -57,26 +58,29 @@ def run(
                 return folder.summary(out)
             parts = build.parts(recipe, data, mesh)
             mesh.told(lambda: folder.make(out, live.say, fresh=fresh))
-            with nullcontext() if existed and not fresh else folder.locked(out, mesh), live:
-                return Run(recipe, data, parts, out, live).walk(changed)
+            own = nullcontext() if existed and not fresh else folder.locked(out, mesh)
+            times = {"timeout": recipe.mesh.timeout, "grace": recipe.checkpoint.grace}
+            with own, live, interruption(**times) as heard:
+                return Run(recipe, data, parts, out, live).walk(heard, changed)
 
 
 class Run:
     """One sitting of a run: what it holds is resumed from the newest sound checkpoint."""
 
     def __init__(
-        self, recipe: Recipe, data: build.Data, parts: build.Parts, out: Path, live: Live
-    ) -> None:
+        self, recipe: Recipe, data: build.Data, parts: build.Parts, out: Path, live: Live,
+        begin: tuple[Path, Table] | None = None,
+    ) -> None:  # fmt: skip
+        """`begin`: another run's checkpoint, to begin with where there is none."""
         self.recipe, self.data, self.parts, self.out, self.live = recipe, data, parts, out, live
         self.mesh = parts.learner.forward.mesh
         self.ledger = Ledger()
         self.state = data.planner.start()
         self.earlier, self.began = 0.0, time.monotonic()  # seconds of earlier sittings; of this one
-        to = out / "checkpoints"
-        self.saver = Saver(to, parts.learner, parts.update, recipe.checkpoint)
+        self.saver = Saver(out / "checkpoints", parts.learner, parts.update, recipe.checkpoint)
         self.unscored: Table | None = None  # where an interruption came before all was scored
         self.late: list[tuple[str, Table]] = []  # row 0 of corpora that came later
-        found = self.saver.newest()
+        found = self.saver.newest() or begin
         if found:
             self.late = late(parts, self.mesh.told(lambda: scored(records.read(out))))
             path, numbers = found
@@ -89,33 +93,30 @@ class Run:
         writes = log if self.mesh.rank == 0 else None
         self.journal = Journal(writes, recipe, speed(recipe, parts.learner))
 
-    def walk(self, changed: list[str]) -> Table:
+    def walk(self, heard: Interruption, changed: list[str]) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
-        if self.mesh.rank == 0:
-            folder.describe(self.out, self.recipe, self.data.tokenizer)
-        times = {"timeout": self.recipe.mesh.timeout, "grace": self.recipe.checkpoint.grace}
-        with interruption(**times) as heard:
-            try:
-                if self.mesh.rank == 0:
-                    self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
-                start = header(self.recipe, self.data, self.parts.learner)
-                self.journal.write("header", start | {"changes": changed})
-                for kind, found in self.late:
-                    self.journal.write(kind, found)
-                total, _ = model.count(self.parts.learner.forward.root.model)
-                compiles = "; the first step compiles" if self.recipe.compute.compile else ""
-                self.live.say(f"{total:,} parameters, {sum(self.data.steps):,} steps{compiles}")
-                ended = self._train(heard)
-                self.saver.wait()
-                if not ended:
-                    raise KeyboardInterrupt if heard.asked and not heard.preempted else Preempted
-                return self._finish()
-            except BaseException as error:
-                self._end(reason(error))
-                raise
-            finally:
-                self.saver.close()
-                self.journal.close()
+        try:
+            if self.mesh.rank == 0:
+                folder.describe(self.out, self.recipe, self.data.tokenizer)
+                self.journal.mirrors = mirrors(self.recipe, self.out, self.state.step)
+            start = header(self.recipe, self.data, self.parts.learner)
+            self.journal.write("header", start | {"changes": changed})
+            for kind, found in self.late:
+                self.journal.write(kind, found)
+            steps, compiles = sum(self.data.steps), self.recipe.compute.compile
+            self.live.starts(start["parameters"], steps, compiles=compiles)
+            ended = self._train(heard)
+            self.saver.wait()
+            if not ended:
+                raise KeyboardInterrupt if heard.asked and not heard.preempted else Preempted
+            self.journal.end("finished", self._seconds())
+            return outcome.finish(self.recipe, self.data, self.parts.learner, self.out)
+        except BaseException as error:
+            self.journal.end(reason(error), self._seconds())
+            raise
+        finally:
+            self.saver.close()
+            self.journal.close()
 
     def _train(self, heard: Interruption) -> bool:
         """Whether it came to the end of the run, rather than to an interruption."""
@@ -124,6 +125,7 @@ class Run:
             return False
         if self.unscored and not self._score(**self.unscored, heard=heard):
             return False
+        self._anneal(heard)
         batches = parts.ranks.waiting(parts.stream.batches(self.state))
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         mark = time.monotonic()
@@ -141,13 +143,30 @@ class Run:
             stays = self._due(before, policy.stay_every_tokens) or (ends and policy.stay_at_phase)
             if ends or stop or stays or self._due(before, policy.every_tokens):
                 self._save(stays=stays, unscored=None if scored else place)
+            if ends and not stop:
+                self._anneal(heard)
             self.saver.check()
             if self.live.wants():
-                self._show(phase)
+                self.live.show(self.journal.progress(sum(self.data.steps)))
             if stop:
                 return False
             mark = time.monotonic()
         return True
+
+    def _anneal(self, heard: Interruption) -> None:
+        """Where a phase ends that is to be annealed, train the branch, and go on from before it."""
+        found = branch(self.recipe, self.data, self.parts, self.out, self.state)
+        if found is None:
+            return
+        self.saver.wait()
+        if self.mesh.told(lambda: found.begin(self.out, self.live)):
+            parts, carried = (found.recipe, found.data, found.parts), self.saver.newest()
+            Run(*parts, found.out, self.live, carried).walk(heard, [])
+            self.saver.back(self.data.planner.start())
+        scores = self.mesh.told(lambda: found.scores(self.state.step))
+        for fields in scores:
+            self.journal.write("branch_score", fields)
+        self.ledger = self.ledger.annealed(scores[0]["tokens_beyond"], scores[0]["flops_beyond"])
 
     def _probe(self, batch: Batch, before: State) -> None:
         learner = self.parts.learner
@@ -162,12 +181,6 @@ class Run:
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began
-
-    def _show(self, phase: str) -> None:
-        self.journal.flush()
-        step, steps, rate = self.state.step, sum(self.data.steps), self.journal.tokens_per_second
-        left = (steps - step) * self.recipe.rows * self.recipe.length / max(rate, 1e-9)
-        self.live.show(Progress(phase, step, steps, self.journal.loss, rate, left))
 
     def _score(self, phase: str, heard: Interruption, *, ends: bool = False) -> bool:
         """Whether all is scored; where an interruption came first, the resumed run scores anew."""
@@ -186,15 +199,3 @@ class Run:
         path = self.saver.save(self.state, numbers, stays=stays)
         place = {"step": self.state.step, "path": str(path.relative_to(self.out))}
         self.journal.write("checkpoint", place)
-
-    def _finish(self) -> Table:
-        self._end("finished")
-        return outcome.finish(self.recipe, self.data, self.parts.learner, self.out)
-
-    def _end(self, reason: str) -> None:
-        """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
-        try:
-            self.journal.write("end", {"reason": reason, "seconds": self._seconds()})
-        except OSError:
-            if reason == "finished":
-                raise

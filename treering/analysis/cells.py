@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from treering.analysis.compare import METRICS
+from treering.analysis.curves import spent
 from treering.analysis.matrix import branches_of, header_of, matrix
 from treering.atomic import replacing
 from treering.records import Record
@@ -22,12 +23,11 @@ NAMES = ("arm", "branch", "commit")  # columns that are never numbers
 def lines(arm: str, axes: Mapping[str, Any], records: Sequence[Record]) -> list[Line]:
     """A run's lines: arm, branch, seed, axes, metrics, each corpus's part of them, and costs."""
     header = header_of(records)
-    last: Record = next((r for r in reversed(records) if r.get("kind") == "step"), {})
     probes = [r["cosine"] for r in records if r.get("kind") == "probe"]
     cosines = [cosine for cosine in probes if cosine is not None]
     found = []
     for branch in (None, *branches_of(records)):
-        scores = matrix(records, branch=branch)
+        scores, last = matrix(records, branch=branch), spent(records, branch)
         line: Line = {"arm": arm, "branch": branch, "seed": header["recipe"]["seed"]}
         line |= {key: _axis(value) for key, value in axes.items() if key != "seed"}
         judged = {name: metric(scores) for name, metric in METRICS.items()}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from treering.analysis.curves import Clock, end, matrix_at
+from treering.analysis.curves import Clock, end, matrix_at, spent
 from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
 from treering.analysis.intervals import difference, estimate
 from treering.analysis.matrix import Matrix, branches_of, header_of, matrix, scores_of
@@ -177,14 +177,13 @@ def _unpaired(arms: Sequence[Arm], baseline: str) -> list[str]:
 
 def _costs(arm: Arm) -> dict[str, Any]:
     """What the runs of an arm spent, on average; known only where it is known of every run."""
-    steps = [[r for r in run if r.get("kind") == "step"] for run in arm.runs.values()]
-    last = [found[-1] if found else {} for found in steps]
-    spent = {
+    last = [spent(run, arm.branch) for run in arm.runs.values()]
+    costs = {
         key: [step.get(key) for step in last]
         for key in ("tokens", "fresh_tokens", "flops", "seconds")
     }
     means = {
-        key: _mean([np.nan if v is None else v for v in found]) for key, found in spent.items()
+        key: _mean([np.nan if v is None else v for v in found]) for key, found in costs.items()
     }
     probes = [r["cosine"] for run in arm.runs.values() for r in run if r.get("kind") == "probe"]
     cosine = _mean([p for p in probes if p is not None])

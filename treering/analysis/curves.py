@@ -41,12 +41,14 @@ class Curves:
 def curves(records: Sequence[Record], *, metric: str = "loss", branch: str | None = None) -> Curves:
     """The curves of a run; a branch has those points at which it was scored."""
     scores = scores_of(records, metric, branch)
-    spent = {r["step"]: r for r in records if r.get("kind") == "step"}
+    trained = {r["step"]: r for r in records if r.get("kind") == "step"}
+    beyond = {r["step"]: r for r in records if _of(r, branch)}
     steps = sorted(scores)
 
     def clock(name: str) -> Floats:
-        known = (spent.get(step, {}).get(name) for step in steps)
-        values = [np.nan if value is None else value for value in known]
+        known = (trained.get(step, {}).get(name) for step in steps)
+        more = [beyond.get(step, {}).get(f"{name}_beyond", 0) for step in steps]
+        values = [np.nan if v is None else v + m for v, m in zip(known, more, strict=True)]
         return np.array([0.0 if s == 0 else v for s, v in zip(steps, values, strict=True)], float)
 
     corpora = header_of(records)["recipe"]["corpora"]
@@ -54,11 +56,23 @@ def curves(records: Sequence[Record], *, metric: str = "loss", branch: str | Non
     return Curves(np.array(steps, float), clock("tokens"), clock("flops"), columns)
 
 
+def spent(records: Sequence[Record], branch: str | None = None) -> Record:
+    """The last step's record, whose tokens and FLOPs are cumulative; of an annealed branch with
+    those that it took beyond."""
+    last: Record = next((r for r in reversed(records) if r.get("kind") == "step"), {})
+    own: Record = next((r for r in reversed(records) if _of(r, branch)), {})
+    more = {name: own.get(f"{name}_beyond", 0) for name in ("tokens", "fresh_tokens", "flops")}
+    return last | {n: last[n] + m for n, m in more.items() if last.get(n) is not None}
+
+
+def _of(record: Record, branch: str | None) -> bool:
+    return record.get("kind") == "branch_score" and record.get("branch") == branch
+
+
 def end(records: Sequence[Record], clock: Clock) -> float:
     """What a run has spent in all; NaN where it was not recorded."""
-    steps = [record for record in records if record.get("kind") == "step"]
-    spent = steps[-1].get(clock) if steps else 0.0
-    return float("nan") if spent is None else float(spent)
+    found = spent(records).get(clock, 0.0)
+    return float("nan") if found is None else float(found)
 
 
 def matrix_at(

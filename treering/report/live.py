@@ -46,6 +46,11 @@ class Live:
         """A line that stays."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def starts(self, parameters: int, steps: int, *, compiles: bool) -> None:
+        """What is about to be trained."""
+        wait = "; the first step compiles" if compiles else ""
+        self.say(f"{parameters:,} parameters, {steps:,} steps{wait}")
+
     def wants(self) -> bool:
         """Whether the line is due to be drawn again."""
         return self.console.is_terminal and time.monotonic() - self._shown > 0.25

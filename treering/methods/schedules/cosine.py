@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from treering.methods.schedules.decays import cosine
 from treering.methods.schedules.warmup import check, rising
 from treering.protocols import Schedule
 
@@ -34,6 +34,6 @@ class Cosine:
             if step < warm:
                 return self.peak * rising(step, warm)
             x = min(1.0, (step - warm) / max(1, steps - warm))
-            return self.peak * (self.floor + (1 - self.floor) * ((1 + math.cos(math.pi * x)) / 2))
+            return self.peak * cosine(x, self.floor)
 
         return rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from treering.methods.schedules.decays import linear
 from treering.methods.schedules.warmup import check, rising
 from treering.protocols import Schedule
 
@@ -30,6 +31,6 @@ class Linear:
             if step < warm:
                 return self.peak * rising(step, warm)
             x = min(1.0, (step - warm) / max(1, steps - warm))
-            return self.peak * (self.floor + (1 - self.floor) * (1 - x))
+            return self.peak * linear(x, self.floor)
 
         return rate

@@ -1,0 +1,167 @@
+"""Annealed branches: the run goes on as if they had not been, and they are runs of their own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+
+from treering import checkpoint, records
+from treering.analysis import cells
+from treering.analysis.curves import curves
+from treering.analysis.matrix import matrix
+from treering.config import Invalid
+
+CONSTANT = "schedule={kind='constant', peak=1e-2}"
+BRANCHES = "anneal={tokens=640, shape='linear', floor=0.1}"  # 10 steps
+PAST = "replay.memory={kind='balanced', over='past'}"
+
+
+@pytest.fixture(scope="module")
+def recipe(place: Path) -> Path:
+    return place / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def plain(place: Path, recipe: Path) -> Path:
+    """The run without branches."""
+    tiny.run(recipe, place / "plain", CONSTANT)
+    return place / "plain"
+
+
+@pytest.fixture(scope="module")
+def annealed(place: Path, recipe: Path) -> Path:
+    """The same with a branch at each phase's end."""
+    tiny.run(recipe, place / "annealed-run", CONSTANT, BRANCHES)
+    return place / "annealed-run"
+
+
+def end_of(out: Path, step: int) -> dict[str, bytes]:
+    """The tensors of a checkpoint, as bytes of its files but for what names it."""
+    found = checkpoint.place(out / "checkpoints", step)
+    return {name: content for name, content in tiny.files(found).items() if "distcp" in name}
+
+
+def test_a_run_with_branches_goes_on_as_one_without(plain: Path, annealed: Path) -> None:
+    assert tiny.story(annealed, ("step", "score")) == tiny.story(plain, ("step", "score"))
+    assert tiny.weights(annealed) == tiny.weights(plain)
+    assert end_of(annealed, 50) == end_of(plain, 50)  # moments, anchors and the plan too
+
+
+@pytest.mark.parametrize("over", ["all", "past"])
+def test_a_branch_is_the_run_whose_phase_was_longer_and_ended_in_a_decay(
+    place: Path, recipe: Path, tmp_path: Path, over: str
+) -> None:
+    """Its second phase, too: of 25 steps and 10 more, with what was replayed there."""
+    wanted = (CONSTANT, f"replay.memory={{kind='balanced', over='{over}'}}")
+    tiny.run(recipe, tmp_path / "trunk", *wanted, BRANCHES)
+    longer = "schedule={kind='wsd', peak=1e-2, decay=%s, shape='linear', floor=0.1}"
+    first = ("phases=[{name='first', tokens=2240, mixture={en=1.0}}]", longer % (10 / 35))
+    both = ("phases.1.tokens=2240", longer % (10 / 60))
+    for name, sets in (("first", first), ("second", both)):
+        tiny.run(recipe, tmp_path / name, *wanted, *sets)
+        branch = tmp_path / "trunk/annealed" / name
+        assert tiny.weights(branch) == tiny.weights(tmp_path / name)
+        steps, whole = tiny.story(branch, ("step",)), tiny.story(tmp_path / name, ("step",))
+        assert steps == whole
+        assert steps[-1]["rate"] == pytest.approx(1e-2 * (0.1 + 0.9 * 0.1))
+
+
+def test_a_branch_is_scored_beside_the_run_with_what_it_cost(annealed: Path) -> None:
+    found = records.read(annealed)
+    scores = [r for r in found if r["kind"] == "branch_score"]
+    assert [(r["step"], r["phase"], r["corpus"]) for r in scores] == [
+        (step, phase, corpus)
+        for step, phase in ((25, "first"), (50, "second"))
+        for corpus in ("en", "fr", "de")
+    ]
+    per_token = found[0]["flops_per_token"]
+    assert all(r["tokens_beyond"] == 640 for r in scores)
+    assert scores[0]["flops_beyond"] == pytest.approx(640 * per_token, rel=0.02)  # and of Reptile
+    own = matrix(found, branch="annealed").values
+    assert (own[1:] < matrix(found).values[1:]).any()
+    line = next(line for line in cells.lines("x", {}, found) if line["branch"] == "annealed")
+    assert line["tokens"] == 3200 + 640
+    spent = curves(found, branch="annealed")
+    assert spent.tokens.tolist() == [0, 1600 + 640, 3200 + 640]
+    numbers = checkpoint.newest(annealed / "checkpoints")
+    assert numbers is not None
+    assert numbers[1]["ledger"]["anneal_tokens"] == 640  # of the first; the last came after it
+
+
+def test_a_branch_is_a_run_folder_of_its_own(annealed: Path) -> None:
+    branch = annealed / "annealed/second"
+    assert (branch / "model/config.json").exists() and (branch / "summary.json").exists()
+    found = records.read(branch)
+    steps = [r["step"] for r in found if r["kind"] == "step"]
+    assert steps == list(range(1, 61))
+    rows = matrix(found).rows
+    assert [(row.label, row.step) for row in rows] == [("base", 0), ("first", 25), ("second", 60)]
+
+
+@pytest.mark.parametrize("at", [5, 27, 30, 47, 65])
+def test_interrupted_anywhere_it_goes_on_bit_for_bit(
+    recipe: Path, annealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Of 25 + 10 + 25 + 10 steps: in the run, early and late in its first branch, after it, and in
+    the last one."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(at, patch)
+        tiny.run(recipe, out, CONSTANT, BRANCHES)
+    tiny.run(recipe, out, CONSTANT, BRANCHES)
+    tiny.assert_same_run(out, annealed)
+    for phase in ("first", "second"):
+        tiny.assert_same_run(out / "annealed" / phase, annealed / "annealed" / phase)
+
+
+def test_a_run_that_was_killed_after_a_branch_takes_its_scores_once(
+    recipe: Path, annealed: Path, tmp_path: Path
+) -> None:
+    """As it stood at the first phase's end: the branch is whole, no checkpoint came after it."""
+    out = tmp_path / "run"
+    tiny.run(recipe, out, CONSTANT, BRANCHES, "checkpoint.keep=99")
+    for path in (out / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > 25:
+            shutil.rmtree(path)
+    (out / "summary.json").unlink()
+    tiny.run(recipe, out, CONSTANT, BRANCHES, "checkpoint.keep=99")
+    tiny.assert_same_run(out, annealed)
+
+
+def test_a_phase_that_comes_later_goes_on_from_before_the_branch(
+    recipe: Path, annealed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    only = "phases=[{name='first', tokens=1600, mixture={en=1.0}}]"
+    tiny.run(recipe, out, CONSTANT, BRANCHES, only)
+    before = tiny.files(out / "annealed")
+    tiny.run(recipe, out, CONSTANT, BRANCHES)
+    assert tiny.weights(out) == tiny.weights(annealed)
+    assert before.items() <= tiny.files(out / "annealed").items()
+    assert tiny.story(out, ("branch_score",)) == tiny.story(annealed, ("branch_score",))
+
+
+def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path: Path) -> None:
+    tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES, "anneal.phases=['second']")
+    assert [path.name for path in (tmp_path / "run/annealed").iterdir()] == ["second"]
+    assert tiny.weights(tmp_path / "run") == tiny.weights(plain)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("anneal.tokens=-1", "anneal.tokens = -1: must not be negative"),
+        ("anneal.phases=['secnd']", "anneal.phases = 'secnd': no such phase; did you mean"),
+        ("anneal.shape='step'", "anneal.shape = 'step'"),
+        ("anneal.floor=1.5", "anneal.floor = 1.5: a share of the rate"),
+    ],
+)
+def test_a_branch_that_cannot_be_is_refused(
+    recipe: Path, tmp_path: Path, wrong: str, message: str
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        tiny.run(recipe, tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,107 @@
+"""Annealed branches: beside the run the rate falls to an end, and the run goes on from before.
+
+At a phase's end the branch trains more of the same phase with a falling rate; then it is scored,
+exported, and stays in `annealed/PHASE`, a run folder that tells the whole history of its weights.
+What goes into the next phase is the checkpoint from before it (arXiv 2403.08763, section 7), so the
+run's weights, moments, memory and order are those of a run without branches.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+from treering import folder, records, schema, shelf
+from treering.atomic import replacing
+from treering.build import Data, Parts
+from treering.config import Recipe
+from treering.position import State
+from treering.records import ANNEALED, Record
+from treering.report.live import Live
+from treering.tables import Anneal, Phase, Track
+
+SPENT = ("tokens", "fresh_tokens", "flops")
+SCORED_AS = ("phase", "corpus", "loss", "bits_per_byte", "tokens")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What a run of the branch is made of, as a run is."""
+
+    recipe: Recipe
+    data: Data
+    parts: Parts
+    out: Path
+
+    def begin(self, carried: Path, live: Live) -> bool:
+        """Make its folder with the records of the run so far, once; whether it is not finished
+        yet. One that was begun by another recipe is set aside."""
+        log = self.out / "records.jsonl"
+        if folder.finished(self.out):
+            return False
+        if log.exists() and _last_header(log).get("identity") != self.data.identity:
+            folder.make(self.out, live.say, fresh=True)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not log.exists():
+            with replacing(log) as beside:
+                shutil.copyfile(carried / "records.jsonl", beside)
+        return True
+
+    def scores(self, step: int) -> list[Record]:
+        """Its last scores as fields of branch scores at the `step` where it left the run, with what
+        was trained and spent beyond that."""
+        found = records.read(self.out)
+        trained = {r["step"]: r for r in found if r["kind"] == "step"}
+        last, left = trained[max(trained)], trained[step]
+        place = {"step": step, "branch": ANNEALED}
+        beyond = {f"{name}_beyond": last[name] - left[name] for name in SPENT}
+        scored = [r for r in found if r["kind"] == "score" and r["step"] == last["step"]]
+        return [{name: r[name] for name in SCORED_AS if name in r} | place | beyond for r in scored]
+
+
+def steps(recipe: Recipe) -> int:
+    """Those of all branches of a run."""
+    wanted = recipe.anneal
+    ends = [phase for phase in recipe.phases if not wanted.phases or phase.name in wanted.phases]
+    return len(ends) * _steps(recipe)
+
+
+def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) -> Branch | None:
+    """The branch that begins at a state of the plan in the run `out`; None where none does: within
+    a phase, or at the end of one that is not to be annealed."""
+    wanted, at = recipe.anneal, state.phase
+    ends = at < len(data.steps) and state.phase_step == data.steps[at]
+    if not wanted.tokens or not ends:
+        return None
+    phase = recipe.phases[at]
+    if wanted.phases and phase.name not in wanted.phases:
+        return None
+    phases = (*recipe.phases[:at], _longer(phase, wanted))
+    longer = (*data.steps[:at], data.steps[at] + _steps(recipe))
+    rate = shelf.annealed(recipe, parts.rules.schedule, state.step, sum(longer))
+    named = {"phases": [schema.values(each) for each in phases]}
+    return Branch(
+        replace(recipe, phases=phases, anneal=Anneal(), track=Track()),
+        replace(data, steps=longer, identity=data.identity | named),
+        replace(
+            parts,
+            stream=replace(parts.stream, steps=longer),
+            rules=replace(parts.rules, schedule=rate),
+        ),
+        out / ANNEALED / phase.name,
+    )
+
+
+def _steps(recipe: Recipe) -> int:
+    return ceil(recipe.anneal.tokens / recipe.batch.tokens)
+
+
+def _longer(phase: Phase, wanted: Anneal) -> Phase:
+    return replace(phase, tokens=phase.tokens + wanted.tokens)
+
+
+def _last_header(log: Path) -> Record:
+    headers = [r for r in records.read(log) if r["kind"] == "header"]
+    return headers[-1] if headers else {}

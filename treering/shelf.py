@@ -1,0 +1,112 @@
+"""The shelf opened: the recipe's tables become methods. With build.py the only importer of it."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from treering import model
+from treering.config import Invalid, Recipe, Table, exact
+from treering.methods import memories, schedules, updates
+from treering.methods.schedules.decays import falling
+from treering.methods.schedules.warmup import join
+from treering.plan import Planner, Stage, integer_weights
+from treering.protocols import Schedule, Update
+from treering.schema import construct, near
+
+SPANS = ("run", "phase", "first")  # what a schedule's shape is laid over
+
+
+def check(recipe: Recipe) -> None:
+    """Make every method once: what is misspelt is told before the minutes of a preparation."""
+    if recipe.model.from_ is None:
+        model.llama(recipe.model, 1, recipe.length)
+    update(recipe, recipe.update)
+    schedule(recipe, (1,) * len(recipe.phases))
+    falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
+    planner(recipe, (2**40,) * len(recipe.corpora))
+
+
+def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
+    """The rule of the recipe's stream over corpora of `sizes` samples."""
+    names, replay = tuple(recipe.corpora), recipe.replay
+    table = dict(replay.memory)
+    over = table.pop("over", "all")
+    if over not in ("past", "all"):
+        raise Invalid(f"replay.memory.over = {over!r}: must be 'past' or 'all'")
+    for name, size in zip(names, sizes, strict=True):
+        used = any(name in phase.mixture for phase in recipe.phases) or name in replay.past
+        if used and not size:
+            raise Invalid(
+                f"corpora.{name}.train: has not one sample of length {recipe.length} + 1; "
+                "give more text or a smaller length"
+            )
+    stages = []
+    for phase in recipe.phases:
+        shares = [exact(phase.mixture.get(name, 0.0)) for name in names]
+        stages.append(Stage(ceil(phase.tokens / recipe.length), integer_weights(shares)))
+    plan = Planner(
+        seed=recipe.seed,
+        names=names,
+        sizes=sizes,
+        past=tuple(name in replay.past for name in names),
+        stages=tuple(stages),
+        rows=recipe.rows,
+        share=exact(replay.share),
+        budget=replay.budget,
+        memory=construct(memories.KINDS, table, "replay.memory"),
+        over=over,
+    )
+    if plan.memory.held(2**62) < plan.rows + plan.replays:
+        raise Invalid(
+            f"replay.memory.samples = {plan.memory.held(2**62)}: must be at least the samples of "
+            f"a step, {ceil(plan.rows + plan.replays)}"
+        )
+    return plan
+
+
+def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
+    """The update that a recipe's table names, with those inside it."""
+    table = dict(table)
+    if "inner" in table:
+        if not isinstance(table["inner"], dict):
+            raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
+        table["inner"] = update(recipe, table["inner"], where + ".inner")
+    if "start" in table:
+        names = [phase.name for phase in recipe.phases]
+        if table["start"] not in names:
+            raise Invalid(f"{where}.start = {table['start']!r}{near(str(table['start']), names)}")
+        table["start"] = names.index(table["start"])
+    if table.get("kind") == "per_sample" and recipe.micro_rows != 1:
+        raise Invalid(
+            f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
+            f"one sample at a time; set it to length ({recipe.length})"
+        )
+    made: Update = construct(updates.KINDS, table, where)
+    return made
+
+
+def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
+    """The rate at each step of a run whose phases have so many steps."""
+    table = dict(recipe.schedule)
+    span = table.pop("span", "run")
+    shape = construct(schedules.KINDS, table, "schedule")
+    if span not in SPANS:
+        raise Invalid(f"schedule.span = {span!r}{near(str(span), list(SPANS))}")
+    if span == "first":  # and what it comes to for ever after
+        rate = shape.over(steps[0])
+        return lambda step: rate(min(step, steps[0]))
+    spans = (sum(steps),) if span == "run" else steps
+    return join([(shape.over(n), n) for n in spans])
+
+
+def annealed(recipe: Recipe, trunk: Schedule, begin: int, end: int) -> Schedule:
+    """The rate of a branch that leaves a run after `begin` steps and ends after `end`."""
+    shape, floor = recipe.anneal.shape, recipe.anneal.floor
+    fall, high = falling(shape, floor, "anneal"), trunk(max(0, begin - 1))
+
+    def rate(step: int) -> float:
+        if step < begin:
+            return trunk(step)
+        return high * fall(min(1.0, (step - begin) / (end - begin)), floor)
+
+    return rate
