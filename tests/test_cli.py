@@ -65,7 +65,7 @@ WRONG = {
     "schedule.kind='cosin'": "schedule.kind = 'cosin'; did you mean 'cosine'?",
     "schedule.peak=-1": "schedule.peak = -1.0: must not be negative",
     "schedule.peak=inf": "schedule.peak = inf: must be",
-    "schedule.span='week'": "schedule.span = 'week': known: first, phase, run",
+    "schedule.span='week'": "schedule.span = 'week'; known: first, phase, run",
     "schedule={kind='constant'}": "schedule.peak is missing: add it to the recipe",
     "model.preset='3mm'": "model.preset = '3mm'; did you mean '3m'?",
     "model.kind='mamba'": "model.kind = 'mamba': only 'llama'",
