@@ -73,15 +73,10 @@ def log_linear(x: str) -> Form:
     )
 
 
-# Of training compute C in FLOPs: arXiv 2507.12466.
-KEEP_RATE = (4e-5, 0.25)
-
-
 def keep_rate(compute: Array | float) -> Array:
     """The best share of tokens that a quality filter keeps, in percent, by training FLOPs:
     4e-5 C^0.25, at most 100 (arXiv 2507.12466). More compute: filter less."""
-    factor, exponent = KEEP_RATE
-    return np.asarray(np.minimum(factor * np.asarray(compute, np.float64) ** exponent, 100.0))
+    return np.asarray(np.minimum(4e-5 * np.asarray(compute, np.float64) ** 0.25, 100.0))
 
 
 KEPT = Form(
@@ -94,9 +89,8 @@ KEPT = Form(
 )
 
 
-def compute_multiplier(scale: Array, data: Array, other: Array) -> Array:
-    """How many times the compute one data set needs to be as good as another: with both laws
-    `A / C^b` as (A, b) at [..., 2] and a loss to reach, the ratio of FLOPs. A data set against
-    itself is 1, whatever monotone scale the loss is on."""
-    (a, b), (c, d) = np.moveaxis(data, -1, 0), np.moveaxis(other, -1, 0)
-    return np.asarray((c / scale) ** (1 / d) / (a / scale) ** (1 / b))
+def compute_multiplier(loss: float, law: tuple[float, float], other: tuple[float, float]) -> float:
+    """How many times the compute that one data set needs another needs to reach a loss, the laws of
+    both being `A / C^b`, given as (A, b). Of a data set against itself it is 1."""
+    (a, b), (c, d) = law, other
+    return float((c / loss) ** (1 / d) / (a / loss) ** (1 / b))

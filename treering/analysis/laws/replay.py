@@ -47,22 +47,22 @@ STRETCHED = Form(
     (("", column("base")), ("K", product(stretched("share", "a0", "q")))),
 )
 
-PLAIN = Form(
-    "replay-exponential",
-    "c + k exp(-t a): the competitor that cannot follow the drop",
-    ("share",),
-    (coefficient("c"), coefficient("k"), Parameter("a0", 1e-6, 100.0, starts=(0.01, 0.1, 1.0))),
-    (
-        ("c", constant),
-        ("k", lambda values, points: _plain(values, points)),
-    ),
-)
-
-
 def _plain(values: Values, points: Points) -> tuple[Array, dict[str, Array]]:
     """exp(-a/a0)."""
     g = np.exp(-points["share"] / values["a0"])
     return g, {"a0": g * points["share"] / values["a0"] ** 2}
+
+
+PLAIN = Form(
+    "replay-exponential",
+    "c + k exp(-a/a0): the competitor that cannot follow the drop",
+    ("share",),
+    (coefficient("c"), coefficient("k"), Parameter("a0", 1e-6, 100.0, starts=(0.01, 0.1, 1.0))),
+    (
+        ("c", constant),
+        ("k", _plain),
+    ),
+)
 
 
 # With N and D fixed the injection law is base + K/(1 + B a)^alpha.
