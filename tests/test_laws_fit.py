@@ -39,9 +39,7 @@ def test_predictions_are_recovered_from_noise_of_two_thousandths(kind: str) -> N
     pairs = np.random.default_rng(0).choice(len(law), (2, 40))
     columns = [*found.form.columns]
     between = {c: (found.points[c][pairs[0]] + found.points[c][pairs[1]]) / 2 for c in columns}
-    true = found.form.predict(
-        np.array(TRUTHS[kind][1], np.float64), scale(between, found.units)
-    )
+    true = found.form.predict(np.array(TRUTHS[kind][1], np.float64), scale(between, found.units))
     size = true if found.form.logarithmic else law.std()
     assert np.abs((found.predict(between) - true) / size).max() < WITHIN
 

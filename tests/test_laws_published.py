@@ -43,7 +43,10 @@ def test_critical_ratios_of_other_budgets() -> None:
 def test_a_quarter_is_predicted_from_the_other_shares(model: str) -> None:
     """Table 2, within 5e-4 of the truth; the refit does better than the paper's own. A straight line
     in the logarithm, where a lost descent ends, is 2.3e-3 to 3.2e-3 too high."""
-    table = {"R": [float(Fraction(r)) for r in CMR["share"]], "loss": CMR["domain_loss"][model]["fitted"]}
+    table = {
+        "R": [float(Fraction(r)) for r in CMR["share"]],
+        "loss": CMR["domain_loss"][model]["fitted"],
+    }
     held = CMR["domain_loss"][model]["held_out"]
     law = fit(RATIO, table, forced=True)
     assert abs(law.predict({"R": [0.25]})[0] - held) < 1.5e-4
@@ -134,14 +137,22 @@ def test_table_1_orders_the_forms_as_our_own_points_do() -> None:
 def test_the_critical_pile_share() -> None:
     """Within .28 to .29; the share held out within .002 nats; Python's law alike."""
     x = np.array(MIXING["pile_share"])
-    law = fit(exponential_mixing(2), shares(np.stack([x, 1 - x], 1)) | {"loss": MIXING["pile"]}, forced=True)
+    law = fit(
+        exponential_mixing(2),
+        shares(np.stack([x, 1 - x], 1)) | {"loss": MIXING["pile"]},
+        forced=True,
+    )
     even = np.linspace(0.125, 0.5, 3751)
     loss = law.predict({"p0": even, "p1": 1 - even})
     assert 0.28 <= even[np.argmax(loss <= MIXING["before"]["pile_loss"])] <= 0.29
     held = MIXING["held_out"]
     at = {"p0": [held["pile_share"]], "p1": [1 - held["pile_share"]]}
     assert abs(law.predict(at)[0] - held["pile_loss"]) < 0.002
-    python = fit(exponential_mixing(2), shares(np.stack([1 - x, x], 1)) | {"loss": MIXING["python"]}, forced=True)
+    python = fit(
+        exponential_mixing(2),
+        shares(np.stack([1 - x, x], 1)) | {"loss": MIXING["python"]},
+        forced=True,
+    )
     other = {"p0": at["p1"], "p1": at["p0"]}
     assert abs(python.predict(other)[0] - held["python_loss"]) < 0.002
 
@@ -156,7 +167,11 @@ def regression(components: int) -> Fit:
 def ranked(law: Fit) -> list[float]:
     """Spearman's correlation with what 1M, 60M and 1B models lost on mixtures not fitted to."""
     found = []
-    for mixtures, losses in (("test_1M", "test_1M"), ("test_1M", "test_60M"), ("test_1B", "test_1B")):
+    for mixtures, losses in (
+        ("test_1M", "test_1M"),
+        ("test_1M", "test_60M"),
+        ("test_1B", "test_1B"),
+    ):
         predicted = law.predict(shares(np.array(REGMIX[mixtures]["mixture"], np.float64)))
         found.append(float(spearmanr(predicted, REGMIX[losses]["loss"]).statistic))
     return found

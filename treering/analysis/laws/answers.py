@@ -39,9 +39,7 @@ class Answer:
     outside: float
 
 
-def answer(
-    decide: Callable[..., Array], *laws: Resampled, level: float = 0.95
-) -> Answer:
+def answer(decide: Callable[..., Array], *laws: Resampled, level: float = 0.95) -> Answer:
     """The decision of the fits, with the interval of the resamples'. Several laws are paired resample
     by resample: draw them with one seed from the same runs."""
     counts = {len(law.parameters) for law in laws}
@@ -66,16 +64,7 @@ def shares(least: float = 0.0, most: float = 1.0, n: int = 2001) -> Array:
 def tolerable(old: Law, at: Mapping[str, float], limit: float, among: Array) -> Array:
     """The least replay share that keeps old loss within a limit (nats): CMR, and D-CPT's usage 1,
     whose domain share is 1 minus it. NaN where no share does. at: the other columns."""
-    loss = old.predict(_table(at, share=among))
-    bad = loss > limit
-    last = np.where(bad.any(-1), bad.shape[-1] - 1 - np.argmax(bad[..., ::-1], -1), -1)
-    after = np.minimum(last + 1, bad.shape[-1] - 1)
-    before = np.maximum(last, 0)
-    high, low = _take(loss, before), _take(loss, after)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(last >= 0, (high - limit) / (high - low), 0.0)
-    share = among[before] + part * (among[after] - among[before])
-    return np.asarray(np.where(last == bad.shape[-1] - 1, np.nan, share))
+    return _from_where(old.predict(_table(at, share=among)) - limit, among)
 
 
 def fixed_data(new: Law, at: Mapping[str, float], tokens: float, among: Array) -> Array:
@@ -128,7 +117,7 @@ def exchange(law: Law, size: float, replay: float, tokens: float, *, fresh: bool
     cost = 1 / (1 - replay)
     replays = 1 - (1 - replay) * np.exp(-steps)
     if replays[0] < 0:
-        raise Invalid(f"replay = {replay}: a rate along it needs a share above {STEP}")
+        raise Invalid(f"replay = {replay:g}: a rate along it needs a share above {STEP}")
     along_size = _log_slope(law, size * np.exp(steps), np.full(2, replay), tokens, cost, fresh)
     along_share = _log_slope(law, np.full(2, size), replays, tokens, 1 / (1 - replays), fresh)
     return np.stack([along_size, along_share], -1)
@@ -149,9 +138,7 @@ def pays(with_replay: Law, without: Law, budgets: Array, column: str = "x") -> A
     return _onset(gain, budgets)
 
 
-def pays_at(
-    law: Law, replay: float, tokens: float, sizes: Array, *, fresh: bool = False
-) -> Array:
+def pays_at(law: Law, replay: float, tokens: float, sizes: Array, *, fresh: bool = False) -> Array:
     """The least budget in FLOPs from which on a replay share pays: a model of N parameters with it is
     better than one of N/(1 - replay) without, as both cost 6 N tokens / (1 - replay) for as many new
     tokens. sizes: N of the model that replays. NaN where it does not pay at the largest."""
@@ -164,16 +151,20 @@ def pays_at(
 
 
 def _onset(gain: Array, budgets: Array) -> Array:
-    """Where a gain turns positive for good, interpolated in the logarithm."""
-    bad = gain <= 0
-    last = np.where(bad.any(-1), bad.shape[-1] - 1 - np.argmax(bad[..., ::-1], -1), -1)
-    after, before = np.minimum(last + 1, bad.shape[-1] - 1), np.maximum(last, 0)
-    low, high = _take(gain, before), _take(gain, after)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(last >= 0, -low / (high - low), 0.0)
-    x = np.log(budgets)
-    found = np.exp(x[before] + part * (x[after] - x[before]))
-    return np.asarray(np.where(last == bad.shape[-1] - 1, np.nan, found))
+    """From which budget on a gain is positive, interpolated in the logarithm."""
+    return np.asarray(np.exp(_from_where(-gain, np.log(budgets))))
+
+
+def _from_where(excess: Array, x: Array) -> Array:
+    """From which x on an excess is never positive, [...] of [..., n], interpolated linearly; NaN where
+    it is at the last."""
+    bad, end = excess > 0, len(x) - 1
+    last = np.where(bad.any(-1), end - np.argmax(bad[..., ::-1], -1), -1)
+    before, after = np.maximum(last, 0), np.minimum(last + 1, end)
+    above, fall = _take(excess, before), _take(excess, before) - _take(excess, after)
+    part = np.where(last >= 0, above, 0.0) / np.where(fall > 0, fall, 1.0)
+    found = x[before] + part * (x[after] - x[before])
+    return np.asarray(np.where(last == end, np.nan, found))
 
 
 def _lowest(loss: Array, among: Array) -> Array:

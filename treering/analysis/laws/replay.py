@@ -47,6 +47,7 @@ STRETCHED = Form(
     (("", column("base")), ("K", product(stretched("share", "a0", "q")))),
 )
 
+
 def _plain(values: Values, points: Points) -> tuple[Array, dict[str, Array]]:
     """exp(-a/a0)."""
     g = np.exp(-points["share"] / values["a0"])
@@ -102,9 +103,7 @@ GRID = Form(
         ("A", product(power("N", "alpha"))),
         (
             "F",
-            product(
-                power("D", "sigma", +1), power("N", "nu"), saturating("share", "B", "gamma")
-            ),
+            product(power("D", "sigma", +1), power("N", "nu"), saturating("share", "B", "gamma")),
         ),
     ),
     scaled=("N", "D"),
