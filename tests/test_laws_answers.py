@@ -1,4 +1,5 @@
-"""What laws are for: each answer against a search over every choice, or by hand; and its interval."""
+"""What laws are for: each answer against a search over every choice, or by hand; and its
+interval."""
 
 from __future__ import annotations
 
@@ -76,8 +77,8 @@ class Scarce:
 
 
 def test_the_share_for_a_fixed_amount_of_domain_data() -> None:
-    """D = D_d/r: 200 sqrt(r/D_d) - .4 r is greatest inside, so the least is at an edge; with the signs
-    turned it is least where 100/sqrt(r D_d) = .4."""
+    """D = D_d/r: 200 sqrt(r/D_d) - .4 r is greatest inside, so the least is at an edge; with the
+    signs turned it is least where 100/sqrt(r D_d) = .4."""
 
     class Turned:
         def predict(self, points: Points) -> Array:
@@ -136,8 +137,8 @@ class Powers:
 
 
 def test_marginal_rates_of_exchange_by_hand() -> None:
-    """Along size -.3; along the share, at as many new tokens, FLOPs are (1 - a)^-1: -.5, and where D
-    counts all tokens, which grow as FLOPs do, -.6."""
+    """Along size -.3; along the share, at as many new tokens, FLOPs are (1 - a)^-1: -.5, and where
+    D counts all tokens, which grow as FLOPs do, -.6."""
     for fresh, along_share in ((True, -0.5), (False, -0.6)):
         found = exchange(Powers(), 1e6, 0.25, 1e7, fresh=fresh)
         assert found == pytest.approx([-0.3, along_share], abs=1e-6)

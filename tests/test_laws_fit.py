@@ -31,8 +31,8 @@ def fitted(kind: str, seed: int = 0, starts: int = 3) -> tuple[Fit, Array]:
 
 @pytest.mark.parametrize("kind", TRUTHS)
 def test_predictions_are_recovered_from_noise_of_two_thousandths(kind: str) -> None:
-    """Within 0.5% in the points' range, between them too; parameters need not be. Forms of losses that
-    change sign: within 0.5% of their spread, in noise of as much of it."""
+    """Within 0.5% in the points' range, between them too; parameters need not be. Forms of losses
+    that change sign: within 0.5% of their spread, in noise of as much of it."""
     found, law = fitted(kind, seed=1)
     size = law if found.form.logarithmic else law.std() * np.ones_like(law)
     assert np.abs((found.predict(found.points) - law) / size).max() < WITHIN
@@ -172,7 +172,8 @@ def test_what_a_new_run_would_show_varies_by_its_own_noise() -> None:
 
 
 def test_runs_are_resampled_whole() -> None:
-    """Checkpoints of a run share its luck: taken for independent they make the interval too narrow."""
+    """Checkpoints of a run share its luck: taken for independent they make the interval too
+    narrow."""
     form, points, law = truth("dcpt")
     keys = np.stack([points["N"], points["share"]], 1)
     run = np.unique(keys, axis=0, return_inverse=True)[1].ravel().astype(float)
@@ -195,8 +196,8 @@ def test_of_few_runs_percentiles_are_expanded() -> None:
 
 
 def test_forms_are_chosen_by_what_was_held_out() -> None:
-    """On points of L3: L3 before L1, L5 last, as in table 1 of the paper; also by size, by tokens and
-    by share alone."""
+    """On points of L3: L3 before L1, L5 last, as in table 1 of the paper; also by size, by tokens
+    and by share alone."""
     form, points, law = truth("dcpt")
     table = points | {"loss": noisy(form, law, 0)}
     held = splits(table)

@@ -70,8 +70,8 @@ def test_l3_at_a_fixed_share_is_chinchillas() -> None:
 
 
 def test_the_constraint_of_l3_is_sufficient_on_the_whole_box() -> None:
-    """Wherever it holds loss falls with the share, also between and at the ends; and the trap that it
-    is made for does occur."""
+    """Wherever it holds loss falls with the share, also between and at the ends; and the trap that
+    it is made for does occur."""
     draw, seen = np.random.default_rng(0), [0, 0]
     r = np.linspace(0, 1, 101)
     for _ in range(300):

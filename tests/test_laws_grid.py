@@ -120,8 +120,8 @@ def test_where_lines_cross() -> None:
 
 
 def test_no_slope_is_known_to_a_half() -> None:
-    """The 95% interval of every slope is 0.7 to 1.4 times the slope to either side; the slopes of two
-    series cannot be told apart."""
+    """The 95% interval of every slope is 0.7 to 1.4 times the slope to either side; the slopes of
+    two series cannot be told apart."""
     for kind in KINDS:
         lines = {arm: by_size(kind, arm) for arm in SHARES}
         ratios = [found.halves[1] / found.slope for found in lines.values()]
@@ -140,8 +140,8 @@ def test_the_largest_size_is_not_predicted_from_the_three_others() -> None:
 
 
 def test_a_power_with_an_asymptote_finds_none() -> None:
-    """The asymptote goes to its bound at 0: loss falls faster than any power in its logarithm, so the
-    figures' straight lines reach 0 at 7e10 to 4e11 parameters."""
+    """The asymptote goes to its bound at 0: loss falls faster than any power in its logarithm, so
+    the figures' straight lines reach 0 at 7e10 to 4e11 parameters."""
     for kind in KINDS:
         for arm in SHARES:
             table = {"N": GRID["figures_parameters"], "loss": averages(kind, arm)}
@@ -180,10 +180,11 @@ def test_what_is_supported_are_differences_at_equal_size() -> None:
             assert mean + half < 0
     assert paired("retained", "replay25", "sequential") == pytest.approx((-0.37, 0.19), abs=0.005)
     assert paired("retained", "replay50", "replay25") == pytest.approx((-0.16, 0.09), abs=0.005)
-    for plain, arm, shown in (("sequential", "reptile", True), ("replay25", "replay25_reptile", True),
-                              ("replay50", "replay50_reptile", False)):  # fmt: skip
+    beside = {"sequential": "reptile", "replay25": "replay25_reptile"}
+    beside |= {"replay50": "replay50_reptile"}
+    for plain, arm in beside.items():
         mean, half = paired("retained", arm, plain)
-        assert (mean + half < 0) == shown
+        assert (mean + half < 0) == (plain != "replay50")
     mean, half = paired("learned", "reptile", "sequential")
     assert mean + half > 0
 

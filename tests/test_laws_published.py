@@ -41,8 +41,8 @@ def test_critical_ratios_of_other_budgets() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_quarter_is_predicted_from_the_other_shares(model: str) -> None:
-    """Table 2, within 5e-4 of the truth; the refit does better than the paper's own. A straight line
-    in the logarithm, where a lost descent ends, is 2.3e-3 to 3.2e-3 too high."""
+    """Table 2, within 5e-4 of the truth; the refit does better than the paper's own. A straight
+    line in the logarithm, where a lost descent ends, is 2.3e-3 to 3.2e-3 too high."""
     table = {
         "R": [float(Fraction(r)) for r in CMR["share"]],
         "loss": CMR["domain_loss"][model]["fitted"],
@@ -178,7 +178,8 @@ def ranked(law: Fit) -> list[float]:
 
 
 def test_regmix_without_gradient_boosted_trees() -> None:
-    """Spearman of .95 and more on Pile-CC at all three sizes; the linear regression does not get there."""
+    """Spearman of .95 and more on Pile-CC at all three sizes; the linear regression does not get
+    there."""
     law = regression(1)
     assert ranked(law) == pytest.approx([0.966, 0.960, 0.988], abs=0.003)
     assert min(ranked(law)) >= 0.95 and law.quality["r2"] == pytest.approx(0.911, abs=0.002)
@@ -209,7 +210,8 @@ def test_old_loss_falls_with_every_replay() -> None:
 )
 def test_forms_of_replay_by_how_well_they_fit(shift: str, expected: list[float]) -> None:
     """The power with a floor follows both the drop and the tail; the plain exponential cannot, and
-    one that did would be wrong. By least squares of the logarithm, so to 3e-4 of those of losses."""
+    one that did would be wrong. By least squares of the logarithm, so to 3e-4 of those of
+    losses."""
     forms = (FLOORED, STRETCHED, INJECTION_AT_SIZE, PLAIN)
     found = [rms(fit(form, replayed(shift), delta=1.0, forced=True)) for form in forms]
     assert found == pytest.approx(expected, abs=3e-4)
@@ -219,8 +221,9 @@ def test_forms_of_replay_by_how_well_they_fit(shift: str, expected: list[float])
 
 @pytest.mark.parametrize(("shift", "unknown"), [("strong", -0.125), ("weak", -0.066)])
 def test_every_replay_is_predicted_from_the_others(shift: str, unknown: float) -> None:
-    """Within 2% for each run that replayed. What is lost without replay is not to be known from runs
-    that replay, as the floor decides it alone: it is 12% and 7% off, and no form came within 6%."""
+    """Within 2% for each run that replayed. What is lost without replay is not to be known from
+    runs that replay, as the floor decides it alone: it is 12% and 7% off, and no form came
+    within 6%."""
     off = each(FLOORED, replayed(shift))
     assert np.abs(off[1:]).max() < 0.02
     assert off[0] == pytest.approx(unknown, abs=0.005)

@@ -3,8 +3,8 @@
     form -> points -> fitting (descent) -> bootstrap -> answers
                           \\-> holdout: which form to believe
 
-A form is a value in `KINDS` or made by a function for given columns; `docs/laws.md` tells where each
-comes from and what it may be trusted with.
+A form is a value in `KINDS` or made by a function for given columns; `docs/laws.md` tells where
+each comes from and what it may be trusted with.
 """
 
 from __future__ import annotations

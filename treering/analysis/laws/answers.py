@@ -1,8 +1,9 @@
 """What laws are for: the share, the size and the budget to choose, with intervals.
 
-A decision is a function of laws, each a `Fit` or anything that predicts points; of resampled laws it
-gives one answer for each resample, so an interval of it is that of the decision, not of parameters.
-`share` is that of the old corpora in the old loss's law, and that of the new corpus in the new loss's.
+A decision is a function of laws, each a `Fit` or anything that predicts points; of resampled laws
+it gives one answer for each resample, so an interval of it is that of the decision, not of
+parameters. `share` is that of the old corpora in the old loss's law, and that of the new corpus in
+the new loss's.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Answer:
 
 
 def answer(decide: Callable[..., Array], *laws: Resampled, level: float = 0.95) -> Answer:
-    """The decision of the fits, with the interval of the resamples'. Several laws are paired resample
-    by resample: draw them with one seed from the same runs."""
+    """The decision of the fits, with the interval of the resamples'. Several laws are paired
+    resample by resample: draw them with one seed from the same runs."""
     counts = {len(law.parameters) for law in laws}
     if len(counts) > 1:
         raise Invalid(f"laws have {sorted(counts)} resamples; draw as many of each")
@@ -91,8 +92,8 @@ class Budget:
         return size, replay, tokens * (1 - replay) if self.fresh else tokens
 
     def best(self, new: Law, old: Law, limit: float) -> tuple[Array, Array, Array]:
-        """N, replay and new loss where the new loss is least among choices that keep old loss within
-        the limit (D-CPT's usage 3); NaN where none does."""
+        """N, replay and new loss where the new loss is least among choices that keep old loss
+        within the limit (D-CPT's usage 3); NaN where none does."""
         size, replay, tokens = self.table()
         learned = new.predict({"N": size, "D": tokens, "share": 1 - replay})
         kept = old.predict({"N": size, "D": tokens, "share": replay})
@@ -110,8 +111,9 @@ class Budget:
 def exchange(law: Law, size: float, replay: float, tokens: float, *, fresh: bool = False) -> Array:
     """d log L / d log FLOPs along size and along replay, [..., 2], at so many new tokens.
 
-    FLOPs are 6 N tokens / (1 - replay), so a larger share at as many new tokens costs more. The lower of
-    the two numbers is the better use of the next FLOP. The law's `share` is the replay share.
+    FLOPs are 6 N tokens / (1 - replay), so a larger share at as many new tokens costs more. The
+    lower of the two numbers is the better use of the next FLOP. The law's `share` is the replay
+    share.
     """
     steps = np.array([-STEP, STEP])
     cost = 1 / (1 - replay)
@@ -132,16 +134,16 @@ def _log_slope(
 
 
 def pays(with_replay: Law, without: Law, budgets: Array, column: str = "x") -> Array:
-    """The least of the budgets from which on replay is the better use of them, each law a law of the
-    budget alone; NaN where it is not at the largest, the least budget where it always is."""
+    """The least of the budgets from which on replay is the better use of them, each law a law of
+    the budget alone; NaN where it is not at the largest, the least budget where it always is."""
     gain = without.predict({column: budgets}) - with_replay.predict({column: budgets})
     return _onset(gain, budgets)
 
 
 def pays_at(law: Law, replay: float, tokens: float, sizes: Array, *, fresh: bool = False) -> Array:
-    """The least budget in FLOPs from which on a replay share pays: a model of N parameters with it is
-    better than one of N/(1 - replay) without, as both cost 6 N tokens / (1 - replay) for as many new
-    tokens. sizes: N of the model that replays. NaN where it does not pay at the largest."""
+    """The least budget in FLOPs from which on a replay share pays: a model of N parameters with it
+    is better than one of N/(1 - replay) without, as both cost 6 N tokens / (1 - replay) for as many
+    new tokens. sizes: N of the model that replays. NaN where it does not pay at the largest."""
     cost = 1 / (1 - replay)
     seen = tokens if fresh else tokens * cost
     n = len(sizes)
@@ -156,8 +158,8 @@ def _onset(gain: Array, budgets: Array) -> Array:
 
 
 def _from_where(excess: Array, x: Array) -> Array:
-    """From which x on an excess is never positive, [...] of [..., n], interpolated linearly; NaN where
-    it is at the last."""
+    """From which x on an excess is never positive, [...] of [..., n], interpolated linearly; NaN
+    where it is at the last."""
     bad, end = excess > 0, len(x) - 1
     last = np.where(bad.any(-1), end - np.argmax(bad[..., ::-1], -1), -1)
     before, after = np.maximum(last, 0), np.minimum(last + 1, end)
@@ -182,7 +184,7 @@ def _lowest(loss: Array, among: Array) -> Array:
 
 
 def _take(rows: Array, at: Array) -> Array:
-    return np.asarray(np.take_along_axis(rows, np.asarray(at)[..., None], -1)[..., 0])
+    return np.asarray(np.take_along_axis(rows, np.asarray(at, np.int64)[..., None], -1)[..., 0])
 
 
 def _table(at: Mapping[str, float], **columns: Array) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Intervals of predictions and decisions: a law fitted again to resamples of its runs.
 
-Percentiles of a resample of few runs are too narrow. They are expanded to those of Student's t with as
-many degrees of freedom (Hesterberg, The American Statistician 69, 2015): of 30 runs the 2.5% percentile
-becomes the 1.9%, of 6 nearly the least.
+Percentiles of a resample of few runs are too narrow. They are expanded to those of Student's t with
+as many degrees of freedom (Hesterberg, The American Statistician 69, 2015): of 30 runs the 2.5%
+percentile becomes the 1.9%, of 6 nearly the least.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def bootstrap(
 ) -> Resampled:
     """The law fitted to resamples, each from the full fit on.
 
-    by: the column whose values name the runs; runs are drawn, never a run's single points, which are
-    not independent. Without it every point is a run. Raises Invalid for fewer than 3 runs.
+    by: the column whose values name the runs; runs are drawn, never a run's single points, which
+    are not independent. Without it every point is a run. Raises Invalid for fewer than 3 runs.
     """
     points, problem = fit.points, fit.problem
     names = points[by] if by else np.arange(len(fit.weights), dtype=np.float64)

@@ -6,8 +6,8 @@
     (d) T0        where d(dL_gen)/d(dL_dom) = -1/lambda
     (e) R(T)      = a4 T^s4 + b3                  the critical ratio by budget, T in 0.2B tokens
 
-A law holds for one model size. Exponents are bounded: at 0 a power with a free coefficient and a free
-offset is a logarithm, where a descent is lost.
+A law holds for one model size. Exponents are bounded: at 0 a power with a free coefficient and a
+free offset is a logarithm, where a descent is lost.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def turning(domain: Array, general: Array, weight: float, longest: float) -> flo
     """T0 of (d): the last T up to `longest` where the general loss rises by 1/weight of what the
     domain loss falls; NaN if there is none. domain: (a1, s1, b1); general: (a2, s2, a3, s3, b2).
 
-    A bracketed root of g'(T) + d'(T)/weight, with g and d the two changes, not the paper's iteration. As the
-    weight grows T0 tends to where the general loss is highest.
+    A bracketed root of g'(T) + d'(T)/weight, with g and d the two changes, not the paper's
+    iteration. As the weight grows T0 tends to where the general loss is highest.
     """
     a1, s1, _ = domain
     a2, s2, a3, s3, _ = general

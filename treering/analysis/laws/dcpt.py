@@ -1,7 +1,8 @@
 """D-CPT laws: loss by size N, tokens D and the share of the corpus that is scored.
 
 `share` is that of the corpus whose loss it is: the domain's for the domain loss, 1 minus it for the
-general loss. The two have fits of their own. Forms L1, L2, L4 and L5 are known from secondary sources.
+general loss. The two have fits of their own. Forms L1, L2, L4 and L5 are known from secondary
+sources.
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ def _learnable(values: Values, points: Points) -> tuple[Array, dict[str, Array]]
 
 CROSS = Form(
     "dcpt-cross",
-    f"L3 + F/K^mu, K = 1/k1 + w k2: {SOURCE}. k1: the domain's loss before, k2: how fast it falls at "
-    "first; the weight of 1/k1 is 1, as F absorbs it",
+    f"L3 + F/K^mu, K = 1/k1 + w k2: {SOURCE}. k1: the domain's loss before, k2: how fast it falls "
+    "at first; the weight of 1/k1 is 1, as F absorbs it",
     (*COLUMNS, "k1", "k2"),
     (
         *L3.parameters,

@@ -4,9 +4,9 @@
 
 u are the parameters, by their logarithms where they are positive. Each fit of the batch has weights
 and targets of its own, so that thousands of resamples cost a few dozen sweeps over the points.
-Residuals beyond delta count by weights delta/|residual|, which majorises Huber's loss: every accepted
-step lowers the cost. Bounds hold by projection: a parameter at its bound stays there while the
-gradient points outwards.
+Residuals beyond delta count by weights delta/|residual|, which majorises Huber's loss: every
+accepted step lowers the cost. Bounds hold by projection: a parameter at its bound stays there while
+the gradient points outwards.
 """
 
 from __future__ import annotations
@@ -139,5 +139,5 @@ def _step(problem: Problem, u: Array, gradient: Array, matrix: Array, damping: A
     damped = matrix * free[:, :, None] * free[:, None, :]
     ridge = damping[:, None] * diagonal + 1e-10 * diagonal.max(-1, keepdims=True) + 1e-300
     np.einsum("bpp->bp", damped)[...] += np.where(free > 0, ridge, 1.0)
-    step: Array = np.linalg.solve(damped, (gradient * free)[..., None])[..., 0]
-    return step
+    step = np.linalg.solve(damped, (gradient * free)[..., None])[..., 0]
+    return np.asarray(step, np.float64)

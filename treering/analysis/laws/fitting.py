@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize, nnls
 
 from treering.analysis.laws.descent import Problem, descend
-from treering.analysis.laws.form import Array, Form, Points
+from treering.analysis.laws.form import Array, Form, Index, Points
 from treering.analysis.laws.points import check, columns, scale, select, units
 from treering.config import Invalid
 
@@ -30,8 +30,8 @@ SOLVED = 200  # points by which they are compared
 
 @dataclass(frozen=True)
 class Fit:
-    """A form's numbers. parameters: in the units of their columns, see `Form.scaled`. box: the range
-    of each column that was fitted; beyond it a prediction is an extrapolation."""
+    """A form's numbers. parameters: in the units of their columns, see `Form.scaled`. box: the
+    range of each column that was fitted; beyond it a prediction is an extrapolation."""
 
     form: Form
     parameters: Array
@@ -61,7 +61,8 @@ class Fit:
 
     @property
     def at_bounds(self) -> list[str]:
-        """Parameters that the search would have taken further: report them, never the number alone."""
+        """Parameters that the search would have taken further: report them, never the number
+        alone."""
         problem = self.problem
         u, span = problem.inward(self.parameters), 1e-6 * (problem.high - problem.low)
         stuck = (u <= problem.low + span) | (u >= problem.high - span)
@@ -74,8 +75,8 @@ class Fit:
 
     @property
     def quality(self) -> dict[str, float]:
-        """rms: of the residuals. huber: their mean Huber loss over delta. r2 and worst: of the loss,
-        worst the largest absolute error."""
+        """rms: of the residuals. huber: their mean Huber loss over delta. r2 and worst: of the
+        loss, worst the largest absolute error."""
         size, measured = np.abs(self.residuals), self.points[self.target]
         error = self.predict(self.points) - measured
         around = measured - measured.mean()
@@ -88,9 +89,9 @@ class Fit:
         }
 
     def beyond(self, points: Mapping[str, ArrayLike]) -> dict[str, float]:
-        """How far points are outside the range fitted, by column: as a factor for sizes and budgets,
-        as a distance for shares; 1 or 0 within it are left out."""
-        found = {}
+        """How far points are outside the range fitted, by column: as a factor for sizes and
+        budgets, as a distance for shares; 1 or 0 within it are left out."""
+        found: dict[str, float] = {}
         for name in self.form.columns:
             asked, known = np.asarray(points[name], np.float64), self.points[name]
             if name in self.form.scaled and known.min() > 0:
@@ -116,9 +117,9 @@ def fit(
 ) -> Fit:
     """The form fitted to points: columns of equal length.
 
-    weights: of the points. warmup: points of fewer tokens (column D, else T or x) are left out, those
-    at 0 too. starts: how many of the grid are followed. forced: fit although the points are too few or
-    all alike. Raises Invalid for points that are not finite, too few, or do not vary.
+    weights: of the points. warmup: points of fewer tokens (column D, else T or x) are left out,
+    those at 0 too. starts: how many of the grid are followed. forced: fit although the points are
+    too few or all alike. Raises Invalid for points that are not finite, too few, or do not vary.
     """
     if not 0 < delta < np.inf:
         raise Invalid(f"delta = {delta}: must be positive; {DELTA} is usual for log loss")
@@ -175,11 +176,12 @@ def _starts(problem: Problem, target: Array, weights: Array, seed: int) -> Array
     grid = list(itertools.product(*(p.starts for p in searched)))
     if len(grid) > GRID:
         grid = [grid[i] for i in sorted(draw.choice(len(grid), GRID, replace=False))]
-    few = np.sort(draw.permutation(len(target))[:SOLVED])
+    few: Index = np.sort(draw.permutation(len(target))[:SOLVED]).astype(np.int64)
     points, y, w = select(problem.points, few), target[few], np.sqrt(weights[few])
     relative = w / y if form.logarithmic else w / problem.spread
-    solved = [_solved(form, points, y, relative, dict(zip([p.name for p in searched], at, strict=True)))
-              for at in grid]  # fmt: skip
+    names = [parameter.name for parameter in searched]
+    every = [dict(zip(names, at, strict=True)) for at in grid]
+    solved = [_solved(form, points, y, relative, at) for at in every]
     order = np.argsort([error for _, error in solved], kind="stable")[:32]
     return problem.inward(np.array([solved[i][0] for i in order]))
 

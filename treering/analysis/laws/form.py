@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Index = NDArray[np.bool_] | NDArray[np.int64]
 Points = Mapping[str, Array]  # columns of equal length
 Values = Mapping[str, Array]  # parameters by name, each [..., 1]
 Shape = Callable[[Values, Points], tuple[Array, dict[str, Array]]]  # g, and dg by parameter

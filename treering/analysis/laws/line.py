@@ -1,7 +1,7 @@
 """A straight line through few points, with Student's intervals: exact for normal errors, and wide.
 
-Four points leave a line two degrees of freedom, so its slope is known to 4.3 standard errors; a law of
-three parameters would have one. No bootstrap of four points says more.
+Four points leave a line two degrees of freedom, so its slope is known to 4.3 standard errors; a law
+of three parameters would have one. No bootstrap of four points says more.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def line(x: ArrayLike, y: ArrayLike, unit: float = 1.0) -> Line:
     inverse = np.linalg.inv(rows.T @ rows)
     found = inverse @ rows.T @ measured
     variance = float(((measured - rows @ found) ** 2).sum()) / freedom
-    return Line(unit, float(found[0]), float(found[1]), variance * inverse, freedom)
+    level, slope = map(float, found)
+    return Line(unit, level, slope, np.asarray(variance * inverse, np.float64), freedom)
 
 
 def _rows(x: Array) -> Array:

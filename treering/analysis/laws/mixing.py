@@ -1,7 +1,7 @@
 """Data-mixing laws: loss on one corpus by the shares of all, at a fixed size and budget.
 
-Shares are columns "p0", "p1", ...; they sum to 1, so that of an exponential law only contrasts of the
-rates are identified: the last share's rate is 0.
+Shares are columns "p0", "p1", ...; they sum to 1, so that of an exponential law only contrasts of
+the rates are identified: the last share's rate is 0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def shares(mixtures: Array) -> dict[str, Array]:
 
 
 def linear(corpora: int) -> Form:
-    """Linear in the shares: RegMix's simplest regression, arXiv 2407.01492. Without an intercept, as
-    the shares sum to 1."""
+    """Linear in the shares: RegMix's simplest regression, arXiv 2407.01492. Without an intercept,
+    as the shares sum to 1."""
     names = [f"p{j}" for j in range(corpora)]
     return Form(
         "mixing-linear",
@@ -47,8 +47,8 @@ def linear(corpora: int) -> Form:
 
 
 def exponential_mixing(corpora: int, components: int = 1) -> Form:
-    """c + sum_h k_h exp(sum_j t_hj p_j). Several components: the implicit domains of a validation set
-    whose corpora are not those of training, their weights absorbed by c and k."""
+    """c + sum_h k_h exp(sum_j t_hj p_j). Several components: the implicit domains of a validation
+    set whose corpora are not those of training, their weights absorbed by c and k."""
     rates = [[f"t{h}.{j}" for j in range(corpora - 1)] for h in range(components)]
     parameters = [coefficient("c")]
     terms: list[tuple[str, Shape]] = [("c", constant)]
@@ -72,8 +72,8 @@ def exponential_mixing(corpora: int, components: int = 1) -> Form:
 
 
 def _guess(points: Points, loss: Array, corpora: int, components: int) -> Array:
-    """Given c, log(L - c) is linear in the shares: a start for each of some c. Of several components
-    each has a share of k, and rates apart by a spread that is drawn."""
+    """Given c, log(L - c) is linear in the shares: a start for each of some c. Of several
+    components each has a share of k, and rates apart by a spread that is drawn."""
     x = np.stack([np.ones_like(loss), *(points[f"p{j}"] for j in range(corpora - 1))], 1)
     draw, found = np.random.default_rng(0), []
     span = loss.max() - loss.min() + 1e-9

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from treering.analysis.laws.form import Array, Form, Points
+from treering.analysis.laws.form import Array, Form, Index, Points
 from treering.config import Invalid
 
 SPARE = 2  # so many points more than parameters, or a fit is refused
 
 
 def columns(table: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """A table's columns as numbers. Raises Invalid where they differ in length or are not finite."""
+    """A table's columns as numbers. Raises Invalid where they differ in length or are not
+    finite."""
     found = {name: np.atleast_1d(np.asarray(column, np.float64)) for name, column in table.items()}
     lengths = {name: len(column) for name, column in found.items()}
     if len(set(lengths.values())) > 1:
@@ -27,7 +28,7 @@ def columns(table: Mapping[str, ArrayLike]) -> dict[str, Array]:
     return found
 
 
-def select(points: Points, kept: Array) -> dict[str, Array]:
+def select(points: Points, kept: Index) -> dict[str, Array]:
     """The points of a mask or of indices."""
     return {name: column[kept] for name, column in points.items()}
 
@@ -54,8 +55,8 @@ def check(form: Form, points: Points, target: str, forced: bool) -> None:
         if name in form.scaled and points[name].min() < 0:
             raise Invalid(f"{name} = {points[name].min()}: sizes and budgets are not negative")
         if name != "base" and len(np.unique(points[name])) < 2 and not forced:
-            raise Invalid(f"{name} = {points[name][0]:g} at every point, so nothing is known of how "
-                          f"{target} depends on it; add runs with another, or choose a form without")  # fmt: skip
+            raise Invalid(f"{name} = {points[name][0]:g} at every point, so how {target} depends "
+                          "on it is unknown; add runs with another")  # fmt: skip
 
 
 def units(form: Form, points: Points) -> dict[str, float]:

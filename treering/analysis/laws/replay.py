@@ -1,6 +1,7 @@
 """Replay laws: loss on old corpora by replay share, model size and new tokens.
 
-`share` is the share of the tokens that are of the old corpora. N: size, D: tokens of the new corpus.
+`share` is the share of the tokens that are of the old corpora. N: size, D: tokens of the new
+corpus.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ def _multiplied(values: Values, points: Points) -> tuple[Array, dict[str, Array]
 
 MULTIPLIER = Form(
     "replay-multiplier",
-    "L(a, rule) = L(m a, uniform), L the power with a floor: what a rule of selection is worth. The "
-    "column rule is 1 where the rule chose, else 0",
+    "L(a, rule) = L(m a, uniform), L the power with a floor: what a rule of selection is worth. "
+    "The column rule is 1 where the rule chose, else 0",
     ("share", "rule"),
     (*FLOORED.parameters, Parameter("m", 0.01, 100.0, starts=(0.5, 1.0, 2.0))),
     (("E", constant), ("C", product(_multiplied))),
