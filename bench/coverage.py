@@ -1,9 +1,9 @@
 """Whether 95% intervals of laws cover them: `python bench/coverage.py [KIND...]`, about 20 minutes.
 
-Sets of data are made by a law with noise of 0.2%, fitted, and resampled; how often does the interval
-of a prediction hold the law? Once with independent points, once with half of the noise's variance
-shared by each run's checkpoints, and runs resampled. Beside it the worst error of a prediction: it
-should stay below 0.5%.
+Sets of data are made by a law with noise of 0.2%, fitted, and resampled; how often does the
+interval of a prediction hold the law? Once with independent points, once with half of the noise's
+variance shared by each run's checkpoints, and runs resampled. Beside it the worst error of a
+prediction: it should stay below 0.5%.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def asked() -> argparse.Namespace:
 
 
 def covered(kind: str, options: argparse.Namespace, *, by_run: bool) -> tuple[float, float]:
-    """The share of predictions whose interval holds the law, and the worst error of a median set."""
+    """The share of predictions whose interval holds the law, and the worst error of a median
+    set."""
     form, points, law = truth(kind)
     run = None
     if by_run:

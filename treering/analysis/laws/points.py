@@ -45,10 +45,6 @@ def check(form: Form, points: Points, target: str, forced: bool) -> None:
     if missing:
         raise Invalid(f"{form.name} reads {', '.join(missing)}, which the points do not have; they "
                       f"have {', '.join(points)}")  # fmt: skip
-    n, p = len(points[target]), len(form.parameters)
-    if n < p + SPARE and not forced:
-        raise Invalid(f"{n} points for the {p} parameters of {form.name}: at least {p + SPARE}; "
-                      "add runs or choose a form with fewer")  # fmt: skip
     if form.logarithmic and points[target].min() <= 0:
         raise Invalid(f"{target} = {points[target].min()}: {form.name} is of positive values")
     for name in form.columns:
@@ -57,6 +53,10 @@ def check(form: Form, points: Points, target: str, forced: bool) -> None:
         if name != "base" and len(np.unique(points[name])) < 2 and not forced:
             raise Invalid(f"{name} = {points[name][0]:g} at every point, so how {target} depends "
                           "on it is unknown; add runs with another")  # fmt: skip
+    n, p = len(points[target]), len(form.parameters)
+    if n < p + SPARE and not forced:
+        raise Invalid(f"{n} points for the {p} parameters of {form.name}: at least {p + SPARE}; "
+                      "add runs or choose a form with fewer")  # fmt: skip
 
 
 def units(form: Form, points: Points) -> dict[str, float]:
