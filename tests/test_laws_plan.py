@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -49,21 +50,22 @@ def test_fit_prints_the_law_and_what_was_held_out(
     assert main(["plan", "fit", path, "--old", "en", "--resamples", "100"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "60 points, 12 runs" in said and "parameters that multiply" in said
-    assert "gamma" in said and "twice the" in said and said.index("dcpt-l3") < said.index("dcpt-l5")
+    assert "gamma" in said and "twice the" in said
+    assert said.rindex("dcpt-l3") < said.rindex("dcpt-l1")
 
 
 def test_ask_recommends_what_a_search_of_the_truth_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The least share that keeps en at 3.4 nats with N = 1.6e6: from the law that made the
+    """The least share that keeps en at 5 nats with N = 1.6e6: from the law that made the
     points."""
     path, tokens = written(tmp_path, lines()), 2e7
     ask = ["plan", "ask", path, "--budget", f"{6 * 1.6e6 * tokens:g}", "--size", "1.6e6"]
-    ask += ["--keep", "en=6.25%", "--before", "3.2", "--learn", "fr", "--resamples", "100"]
+    ask += ["--keep", "en=25%", "--before", "4.0", "--learn", "fr", "--resamples", "100"]
     assert main(ask) == 0
     said = " ".join(capsys.readouterr().out.split())
     even = np.linspace(0, 1, 1001)
-    kept = [r for r in even if predicted(OLD, 1.6e6, tokens, r) <= 3.4]
+    kept = [r for r in even if predicted(OLD, 1.6e6, tokens, r) <= 5.0]
     found = float(said.split(" replay:")[0].split("with ")[1].removesuffix("%")) / 100
     assert found == pytest.approx(min(kept), abs=0.03)
     assert "95% interval" in said and "extrapolated" not in said
@@ -73,8 +75,8 @@ def test_ask_tells_how_far_it_is_beyond_the_pilots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path, lines())
-    ask = ["plan", "ask", path, "--budget", "1e15", "--size", "6.4e6", "--keep", "en=6.25%"]
-    assert main([*ask, "--before", "3.2", "--learn", "fr", "--resamples", "100"]) == 0
+    ask = ["plan", "ask", path, "--budget", "1e15", "--size", "6.4e6", "--keep", "en=25%"]
+    assert main([*ask, "--before", "4.0", "--learn", "fr", "--resamples", "100"]) == 0
     assert "N is 4.0 times beyond the pilots" in " ".join(capsys.readouterr().out.split())
 
 
@@ -85,7 +87,7 @@ ASK = ["plan", "ask", "CSV", "--budget", "1e14", "--learn", "fr", "--keep", "en=
 @pytest.mark.parametrize(
     ("arguments", "change", "words"),
     [
-        (FIT, lambda rows: rows[:8], "8 points for the 9 parameters"),
+        (FIT, lambda rows: rows[::8], "8 points for the 9 parameters"),
         (FIT, lambda rows: [r for r in rows if r[2] == "0.05"], "share = 0.05 at every point"),
         (
             FIT,
@@ -121,8 +123,6 @@ def test_every_mistake_is_named_with_its_remedy(
 
 def pilot(folder: Path, size: float, share: float, rates: list[float]) -> Path:
     """A run of one phase on t2, t1 in the past, scored after every step."""
-    import json
-
     head: Record = header(["t1", "t2"], [["t2"]], past=["t1"])
     head["recipe"]["replay"]["share"] = share
     head |= {"multiplying_parameters": size, "parameters": 9 * size}

@@ -129,8 +129,8 @@ def _plan_verbs(known: Any) -> None:
     ask.add_argument("--size", type=float, metavar="N", help="of the model, if it is given")
     ask.set_defaults(verb=verbs_plan.ask)
     for verb in (fit, ask):
-        verb.add_argument("pilots", nargs="+", metavar="RUN|CSV", help="run or study folders, or one "
-                          "CSV of N, D, replay and a column for each corpus")  # fmt: skip
+        pilots = "run or study folders, or one CSV of N, D, replay and a column for each corpus"
+        verb.add_argument("pilots", nargs="+", metavar="RUN|CSV", help=pilots)
         verb.add_argument("--law", default="dcpt", help=", ".join(verbs_plan.LAWS))
         verb.add_argument("--resamples", type=int, default=1000, metavar="N")
 

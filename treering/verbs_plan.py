@@ -15,6 +15,7 @@ from treering.analysis.laws.bootstrap import Resampled, bootstrap
 from treering.analysis.laws.fitting import fit as fitted
 from treering.analysis.laws.form import Array, Form
 from treering.analysis.laws.holdout import Judged, choose, splits
+from treering.analysis.laws.points import SPARE
 from treering.config import Invalid
 from treering.schema import near
 
@@ -23,27 +24,26 @@ REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 21), np.linspa
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Fits the law, prints it, its errors on what was held out beside its competitors', and where
+    """Fits the law, prints it, its errors on what was held out beside a competitor's, and where
     it is at a bound."""
     form, new = _form(options.law), options.new is not None
     corpus = options.new if new else options.old
     points = pilots.losses(pilots.table(options.pilots), corpus, new=new)
-    if not splits(points):
-        judged = [Judged(fitted(form, points), {})]
-    else:
-        others = [KINDS[name] for name in LAWS if KINDS[name] is not form]
-        judged = choose([form, *others], points)
-    console, law = Console(), next(j for j in judged if j.fit.form is form)
     laws = _resampled(form, points, options.resamples)
+    other = KINDS["dcpt-l1" if options.law != "dcpt-l1" else "dcpt-l5"]
+    most = max(len(form.names), len(other.names)) + SPARE
+    held = {name: mask for name, mask in splits(points).items() if (~mask).sum() >= most}
+    judged = choose([form, other], points, held) if held else [Judged(laws.fit, {})]
+    console, law = Console(), laws.fit
     n, runs = len(points["loss"]), laws.runs
     console.print(f"{form.name}, loss of {corpus}: {form.source}")
     console.print(f"{n} points, {runs} runs; N = {_range(points['N'])} parameters that multiply, "
                   f"D = {_range(points['D'])} tokens, share {_range(points['share'])}")  # fmt: skip
     _parameters(laws, console)
-    quality = law.fit.quality
+    quality = law.quality
     console.print(f"residuals: {quality['rms']:.2%} rms, {quality['worst']:.4f} nats at worst")
-    if law.fit.at_bounds:
-        console.print(f"at their bounds, so not identified: {', '.join(law.fit.at_bounds)}")
+    if law.at_bounds:
+        console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
     _held_out(judged, console)
     return 0
 

@@ -34,8 +34,8 @@ def table(given: Sequence[str]) -> dict[str, Array]:
     runs = [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
     rows = [row for i, (seed, run) in enumerate(runs) for row in _of_run(run, i, seed)]
     if not rows:
-        raise Invalid(f"{' '.join(given)}: no checkpoint was scored at a constant rate; score within "
-                      "phases by evaluate.every_tokens")  # fmt: skip
+        raise Invalid(f"{' '.join(given)}: no checkpoint was scored at a constant rate; score "
+                      "within phases by evaluate.every_tokens")  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
     return columns({name: [row[name] for row in rows] for name in names})
 
@@ -48,7 +48,7 @@ def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Arr
     if corpus not in known:
         raise Invalid(f"{corpus}: no such corpus; there are {', '.join(known)}")
     replay = points["replay"]
-    found = {name: points[name] for name in ("N", "D", "run", "seed") if name in points}
+    found: dict[str, Array] = {n: points[n] for n in ("N", "D", "run", "seed") if n in points}
     found |= {"share": 1 - replay if new else replay, "loss": points[corpus]}
     if min(found["N"].min(), found["D"].min(), found["loss"].min()) <= 0:
         raise Invalid(f"N, D and the loss of {corpus} must be positive; leave out points at D = 0")
@@ -56,8 +56,8 @@ def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Arr
         raise Invalid(f"replay = {replay.max():g}: a share of training, from 0 to below 1")
     if _slope(found) > RISING:
         other = "replayed" if new else "new"
-        raise Invalid(f"{corpus}: its loss rises with its share of training, at equal N and D; name "
-                      f"it as the {other} corpus, or see to the column replay")  # fmt: skip
+        raise Invalid(f"{corpus}: its loss rises with its share of training, at equal N and D; "
+                      f"name it as the {other} corpus, or see to the column replay")  # fmt: skip
     return found
 
 
@@ -86,8 +86,8 @@ def _of_csv(path: Path) -> dict[str, Array]:
             found[name] = [float(row[name]) for row in rows]
         except (TypeError, ValueError):
             if name not in ("run", "seed"):
-                raise Invalid(f"{path}: {name} is not a number in every line; leave the column out, "
-                              "or those lines") from None  # fmt: skip
+                raise Invalid(f"{path}: {name} is not a number in every line; leave the column "
+                              "out, or those lines") from None  # fmt: skip
             words = sorted({row[name] for row in rows})
             found[name] = [float(words.index(row[name])) for row in rows]
     return columns(found)
