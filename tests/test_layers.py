@@ -42,7 +42,7 @@ RANKS = (
     "conduct",
     "demo",
     "treering",
-    "verbs",
+    "verbs verbs_plan",
     "cli",
     "__main__",
 )
@@ -50,7 +50,7 @@ RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
 OPEN_SHELF = ("shelf", "build", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
-    "report verbs cli"
+    "report verbs verbs_plan cli"
 )
 
 

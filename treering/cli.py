@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from treering import verbs
+from treering import verbs, verbs_plan
 from treering.config import Invalid
 from treering.interruption import Diverged, Preempted
 
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="FOLDER")
     export.set_defaults(verb=verbs.export)
 
+    _plan_verbs(known)
     for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser
@@ -105,6 +106,33 @@ def _evaluate_verb(known: Any) -> argparse.ArgumentParser:
     evaluate.add_argument("--task-limit", type=int, metavar="N", help="documents of each task")
     evaluate.set_defaults(verb=verbs.evaluate)
     return evaluate
+
+
+def _plan_verbs(known: Any) -> None:
+    """plan fit and plan ask."""
+    about = "laws from pilots: what share, size and budget to choose"
+    verbs_of = known.add_parser("plan", help=about).add_subparsers(required=True, metavar="WHAT")
+    fit = verbs_of.add_parser("fit", help="a law, its intervals, its error on what was held out")
+    which = fit.add_mutually_exclusive_group(required=True)
+    which.add_argument("--old", metavar="CORPUS", help="its loss, by the replay share")
+    which.add_argument(
+        "--new", metavar="CORPUS", help="its loss, by what replay leaves of training"
+    )
+    fit.set_defaults(verb=verbs_plan.fit)
+    ask = verbs_of.add_parser("ask", help="the best size and replay share for a budget")
+    ask.add_argument("--budget", type=float, required=True, metavar="FLOPS", help="6 N D")
+    ask.add_argument(
+        "--keep", required=True, metavar="CORPUS=1%%", help="its loss may rise so much"
+    )
+    ask.add_argument("--learn", required=True, metavar="CORPUS", help="its loss is to be least")
+    ask.add_argument("--before", type=float, metavar="NATS", help="loss of --keep's corpus before")
+    ask.add_argument("--size", type=float, metavar="N", help="of the model, if it is given")
+    ask.set_defaults(verb=verbs_plan.ask)
+    for verb in (fit, ask):
+        pilots = "run or study folders, or one CSV of N, D, replay and a column for each corpus"
+        verb.add_argument("pilots", nargs="+", metavar="RUN|CSV", help=pilots)
+        verb.add_argument("--law", default="dcpt", help=", ".join(verbs_plan.LAWS))
+        verb.add_argument("--resamples", type=int, default=1000, metavar="N")
 
 
 def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:

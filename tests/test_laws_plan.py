@@ -1,0 +1,152 @@
+"""`treering plan`: from pilots to a law and a recommendation, and every mistake answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded import Record, header
+from synthetic import grid
+
+from treering.analysis.laws.dcpt import L3
+from treering.analysis.laws.pilots import losses, table
+from treering.cli import main
+
+OLD = np.array([1.2, 0.8, 0.35, 0.3, 0.3, 1.2, 1.0, 0.1, 0.8])
+NEW = np.array([1.0, 0.7, 0.3, 0.1, 0.3, 1.0, 0.8, 0.3, 0.6])
+UNIT = {"N": 1e6, "D": 8e6}
+
+
+def predicted(parameters: np.ndarray, size: float, tokens: float, share: float) -> float:
+    point = {"N": size / UNIT["N"], "D": tokens / UNIT["D"], "share": share}
+    return float(L3.predict(parameters, {n: np.array([v]) for n, v in point.items()})[0])
+
+
+def lines() -> list[list[str]]:
+    """Three sizes, four shares, five checkpoints: losses of en, the old one, and of fr."""
+    axes = grid(N=[4e5, 8e5, 1.6e6], replay=[0, 0.05, 0.15, 0.4], D=np.geomspace(2e6, 3e7, 5))
+    draw, found = np.random.default_rng(0), []
+    for i, (n, r, d) in enumerate(zip(*axes.values(), strict=True)):
+        en, fr = predicted(OLD, n, d, r), predicted(NEW, n, d, 1 - r)
+        noisy = np.exp(draw.normal(0, 0.002, 2))
+        found.append([f"{v:.6g}" for v in (n, d, r)] + [f"r{i // 5}"]
+                     + [f"{en * noisy[0]:.5f}", f"{fr * noisy[1]:.5f}"])  # fmt: skip
+    return found
+
+
+def written(folder: Path, rows: list[list[str]]) -> str:
+    path = folder / "pilots.csv"
+    text = [",".join(row) for row in [["N", "D", "replay", "run", "en", "fr"], *rows]]
+    path.write_text("\n".join(text) + "\n")
+    return str(path)
+
+
+def test_fit_prints_the_law_and_what_was_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, lines())
+    assert main(["plan", "fit", path, "--old", "en", "--resamples", "100"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "60 points, 12 runs" in said and "parameters that multiply" in said
+    assert "gamma" in said and "twice the" in said
+    assert said.rindex("dcpt-l3") < said.rindex("dcpt-l1")
+
+
+def test_ask_recommends_what_a_search_of_the_truth_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The least share that keeps en at 5 nats with N = 1.6e6: from the law that made the
+    points."""
+    path, tokens = written(tmp_path, lines()), 2e7
+    ask = ["plan", "ask", path, "--budget", f"{6 * 1.6e6 * tokens:g}", "--size", "1.6e6"]
+    ask += ["--keep", "en=25%", "--before", "4.0", "--learn", "fr", "--resamples", "100"]
+    assert main(ask) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    even = np.linspace(0, 1, 1001)
+    kept = [r for r in even if predicted(OLD, 1.6e6, tokens, r) <= 5.0]
+    found = float(said.split(" replay:")[0].split("with ")[1].removesuffix("%")) / 100
+    assert found == pytest.approx(min(kept), abs=0.03)
+    assert "95% interval" in said and "extrapolated" not in said
+
+
+def test_ask_tells_how_far_it_is_beyond_the_pilots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, lines())
+    ask = ["plan", "ask", path, "--budget", "1e15", "--size", "6.4e6", "--keep", "en=25%"]
+    assert main([*ask, "--before", "4.0", "--learn", "fr", "--resamples", "100"]) == 0
+    assert "N is 4.0 times beyond the pilots" in " ".join(capsys.readouterr().out.split())
+
+
+FIT = ["plan", "fit", "CSV", "--old", "en"]
+ASK = ["plan", "ask", "CSV", "--budget", "1e14", "--learn", "fr", "--keep", "en=1%"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change", "words"),
+    [
+        (FIT, lambda rows: rows[::8], "8 points for the 9 parameters"),
+        (FIT, lambda rows: [r for r in rows if r[2] == "0.05"], "share = 0.05 at every point"),
+        (
+            FIT,
+            lambda rows: [*rows[:3], [*rows[3][:4], "nan", "3"], *rows[4:]],
+            "en = nan at point 3",
+        ),
+        (FIT, lambda rows: [*rows[:3], [*rows[3][:4], "", "3"], *rows[4:]], "en is not a number"),
+        (
+            FIT,
+            lambda rows: [[*r[:4], r[5], r[4]] for r in rows],
+            "en: its loss rises with its share",
+        ),
+        (FIT, lambda rows: [[r[0], "0", *r[2:]] for r in rows], "leave out points at D = 0"),
+        (FIT, lambda rows: [[*r[:2], "1", *r[3:]] for r in rows], "replay = 1: a share"),
+        (FIT, lambda rows: [], "no points"),
+        ([*FIT, "--law", "dpct"], lambda rows: rows, "did you mean 'dcpt'"),
+        ([*FIT, "--resamples", "5"], lambda rows: rows, "at least 100"),
+        ([*FIT[:4], "de"], lambda rows: rows, "de: no such corpus; there are en, fr"),
+        (ASK, lambda rows: rows, "give --before NATS"),
+        ([*ASK[:-1], "en"], lambda rows: rows, "give CORPUS=1%"),
+        ([*ASK, "--before", "1", "--resamples", "100"], lambda rows: rows, "allow more, or spend"),
+        ([*ASK[:3], "--budget", "-1", *ASK[5:]], lambda rows: rows, "must be positive FLOPs"),
+    ],
+)
+def test_every_mistake_is_named_with_its_remedy(
+    arguments: list[str], change: object, words: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = written(tmp_path, change(lines()))  # type: ignore[operator]
+    assert main([path if word == "CSV" else word for word in arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def pilot(folder: Path, size: float, share: float, rates: list[float]) -> Path:
+    """A run of one phase on t2, t1 in the past, scored after every step."""
+    head: Record = header(["t1", "t2"], [["t2"]], past=["t1"])
+    head["recipe"]["replay"]["share"] = share
+    head |= {"multiplying_parameters": size, "parameters": 9 * size}
+    head["phases"] = [{"name": "p1", "end_step": len(rates)}]
+    records = [
+        head,
+        *({"kind": "score", "step": 0, "corpus": c, "loss": 3.0} for c in ("t1", "t2")),
+    ]
+    for step, rate in enumerate(rates, 1):
+        records.append({"kind": "step", "step": step, "tokens": 1000 * step, "rate": rate})
+        for corpus, loss in (("t1", 3.2 - share), ("t2", 3 - 0.1 * step)):
+            records.append({"kind": "score", "step": step, "corpus": corpus, "loss": loss})
+    folder.mkdir()
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def test_points_of_runs_are_those_at_the_constant_rate(tmp_path: Path) -> None:
+    """Warm-up and decay are left out; of a rate that falls all along the end alone is left."""
+    flat = pilot(tmp_path / "flat", 1e5, 0.25, [0.1, 1.0, 1.0, 1.0, 0.2])
+    falls = pilot(tmp_path / "falls", 2e5, 0.5, [1.0, 0.8, 0.4, 0.1])
+    points = table([str(flat), str(falls)])
+    assert list(points["D"]) == [2000, 3000, 4000, 4000]
+    assert list(points["N"]) == [1e5, 1e5, 1e5, 2e5] and list(points["run"]) == [0, 0, 0, 1]
+    old, new = losses(points, "t1", new=False), losses(points, "t2", new=True)
+    assert list(old["share"]) == [0.25, 0.25, 0.25, 0.5] and old["loss"][0] == pytest.approx(2.95)
+    assert list(new["share"]) == [0.75, 0.75, 0.75, 0.5] and new["loss"][0] == pytest.approx(2.8)

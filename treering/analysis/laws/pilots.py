@@ -1,0 +1,134 @@
+"""Points of pilots: from the records of runs, or from a CSV.
+
+A CSV has the columns N, D (tokens trained, replayed ones too), replay (their share), a column of
+losses for each corpus, and may have run and seed. Of a run, D counts from where its last phase
+began; N is the header's count of parameters that multiply, embeddings left out. Checkpoints count
+where the rate is the phase's highest, neither warm-up nor decay: those of a schedule that falls all
+along are no samples of D, but for the last.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from treering.analysis.laws.form import Array
+from treering.analysis.laws.points import columns
+from treering.analysis.matrix import header_of
+from treering.analysis.runs import gather
+from treering.config import Invalid
+from treering.records import Record
+
+OWN = ("N", "D", "replay", "run", "seed")
+RISING = 0.3  # a correlation of loss with its own share that no noise explains
+
+
+def table(given: Sequence[str]) -> dict[str, Array]:
+    """The points of run folders, studies' folders or one CSV. Raises Invalid where there are
+    none."""
+    if len(given) == 1 and Path(given[0]).is_file():
+        return _of_csv(Path(given[0]))
+    runs = [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
+    rows = [row for i, (seed, run) in enumerate(runs) for row in _of_run(run, i, seed)]
+    if not rows:
+        raise Invalid(f"{' '.join(given)}: no checkpoint was scored at a constant rate; score "
+                      "within phases by evaluate.every_tokens")  # fmt: skip
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return columns({name: [row[name] for row in rows] for name in names})
+
+
+def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Array]:
+    """The columns that a law of a corpus's loss is fitted to: its share is the replay share, or 1
+    minus it where it is new. Raises Invalid where the corpus has no column, or where its loss rises
+    with its own share."""
+    known = [name for name in points if name not in OWN]
+    if corpus not in known:
+        raise Invalid(f"{corpus}: no such corpus; there are {', '.join(known)}")
+    replay = points["replay"]
+    found: dict[str, Array] = {n: points[n] for n in ("N", "D", "run", "seed") if n in points}
+    found |= {"share": 1 - replay if new else replay, "loss": points[corpus]}
+    if min(found["N"].min(), found["D"].min(), found["loss"].min()) <= 0:
+        raise Invalid(f"N, D and the loss of {corpus} must be positive; leave out points at D = 0")
+    if not 0 <= replay.min() <= replay.max() < 1:
+        raise Invalid(f"replay = {replay.max():g}: a share of training, from 0 to below 1")
+    if _slope(found) > RISING:
+        other = "replayed" if new else "new"
+        raise Invalid(f"{corpus}: its loss rises with its share of training, at equal N and D; "
+                      f"name it as the {other} corpus, or see to the column replay")  # fmt: skip
+    return found
+
+
+def _slope(points: dict[str, Array]) -> float:
+    """The correlation of log loss with the share among points of one size and about as many tokens;
+    0 where either does not vary."""
+    near = np.stack([np.log(points["N"]), np.round(4 * np.log(points["D"]))], 1)
+    of = np.unique(near, axis=0, return_inverse=True)[1].ravel()
+    count = np.bincount(of)
+    x, y = points["share"], np.log(points["loss"])
+    x, y = (v - (np.bincount(of, v) / count)[of] for v in (x, y))
+    return float((x * y).sum() / max(np.sqrt((x**2).sum() * (y**2).sum()), 1e-12))
+
+
+def _of_csv(path: Path) -> dict[str, Array]:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise Invalid(f"{path}: no points; give a line for each")
+    missing = [name for name in ("N", "D", "replay") if name not in rows[0]]
+    if missing:
+        raise Invalid(f"{path}: no column {', '.join(missing)}; it has {', '.join(rows[0])}")
+    found = {}
+    for name in rows[0]:
+        try:
+            found[name] = [float(row[name]) for row in rows]
+        except (TypeError, ValueError):
+            if name not in ("run", "seed"):
+                raise Invalid(f"{path}: {name} is not a number in every line; leave the column "
+                              "out, or those lines") from None  # fmt: skip
+            words = sorted({row[name] for row in rows})
+            found[name] = [float(words.index(row[name])) for row in rows]
+    return columns(found)
+
+
+def _of_run(run: Sequence[Record], number: int, seed: int) -> list[dict[str, float]]:
+    """A run's rows: one for each scored step of the last phase at its highest rate, and its end
+    where the rate falls all along."""
+    header = header_of(run)
+    ends = [phase["end_step"] for phase in header["phases"]]
+    begin = ends[-2] if len(ends) > 1 else 0
+    steps = {r["step"]: r for r in run if r.get("kind") == "step" and r["step"] >= begin}
+    size = header.get("multiplying_parameters") or header.get("parameters")
+    if size is None or not steps:
+        return []
+    before = steps.pop(begin)["tokens"] if begin in steps else 0
+    highest = max((r.get("rate") or 0.0 for r in steps.values()), default=0.0)
+    scored: dict[int, dict[str, float]] = {}
+    for record in run:
+        if record.get("kind") == "score" and record["step"] in steps:
+            loss = record.get("loss")
+            scored.setdefault(record["step"], {})[record["corpus"]] = (
+                np.nan if loss is None else loss
+            )
+    constant = [s for s in scored if (steps[s].get("rate") or 0.0) >= highest * (1 - 1e-9)]
+    kept = constant if len(constant) > 1 else [s for s in scored if s == ends[-1]]
+    replay = header["recipe"].get("replay", {}).get("share", 0.0)
+    return [
+        {"N": float(size), "D": float(steps[s]["tokens"] - before), "replay": float(replay),
+         "run": float(number), "seed": float(seed), **scored[s]} for s in kept
+    ]  # fmt: skip
+
+
+def before(given: Sequence[str], corpus: str) -> float | None:
+    """A corpus's mean loss before the last phase of runs; None where a CSV does not tell."""
+    if len(given) == 1 and Path(given[0]).is_file():
+        return None
+    found = []
+    for arm in gather(given):
+        for run in arm.runs.values():
+            ends = [0, *(phase["end_step"] for phase in header_of(run)["phases"])]
+            found += [r["loss"] for r in run if r.get("kind") == "score" and r["corpus"] == corpus
+                      and r["step"] == ends[-2] and r.get("loss") is not None]  # fmt: skip
+    return float(np.mean(found)) if found else None

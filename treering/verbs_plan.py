@@ -1,0 +1,167 @@
+"""What `treering plan` does: laws from pilots, and what they recommend. Never imports torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from treering.analysis.laws import KINDS, pilots
+from treering.analysis.laws.answers import Answer, Budget, answer
+from treering.analysis.laws.bootstrap import Resampled, bootstrap
+from treering.analysis.laws.fitting import fit as fitted
+from treering.analysis.laws.form import Array, Form
+from treering.analysis.laws.holdout import Judged, choose, splits
+from treering.analysis.laws.points import SPARE
+from treering.config import Invalid
+from treering.schema import near
+
+LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
+REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 21), np.linspace(0.1, 0.9, 33)]))
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fits the law, prints it, its errors on what was held out beside a competitor's, and where
+    it is at a bound."""
+    form, new = _form(options.law), options.new is not None
+    corpus = options.new if new else options.old
+    points = pilots.losses(pilots.table(options.pilots), corpus, new=new)
+    laws = _resampled(form, points, options.resamples)
+    other = KINDS["dcpt-l1" if options.law != "dcpt-l1" else "dcpt-l5"]
+    most = max(len(form.names), len(other.names)) + SPARE
+    held = {name: mask for name, mask in splits(points).items() if (~mask).sum() >= most}
+    judged = choose([form, other], points, held) if held else [Judged(laws.fit, {})]
+    console, law = Console(), laws.fit
+    n, runs = len(points["loss"]), laws.runs
+    console.print(f"{form.name}, loss of {corpus}: {form.source}")
+    console.print(f"{n} points, {runs} runs; N = {_range(points['N'])} parameters that multiply, "
+                  f"D = {_range(points['D'])} tokens, share {_range(points['share'])}")  # fmt: skip
+    _parameters(laws, console)
+    quality = law.quality
+    console.print(f"residuals: {quality['rms']:.2%} rms, {quality['worst']:.4f} nats at worst")
+    if law.at_bounds:
+        console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
+    _held_out(judged, console)
+    return 0
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Prints the size and the replay share for a budget that keep old corpora within their limits,
+    with intervals, and how far that is beyond the pilots."""
+    table = pilots.table(options.pilots)
+    if not 0 < options.budget < np.inf:
+        raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e20")
+    corpus, tolerance = _kept(options.keep)
+    before = options.before if options.before else pilots.before(options.pilots, corpus)
+    if before is None:
+        raise Invalid(f"--keep {options.keep}: the loss before is not known; give --before NATS")
+    limit = before * (1 + tolerance)
+    form = _form(options.law)
+    old_points = pilots.losses(table, corpus, new=False)
+    new_points = pilots.losses(table, options.learn, new=True)
+    old, new = (_resampled(form, p, options.resamples) for p in (old_points, new_points))
+    known = table["N"]
+    sizes = (
+        np.array([options.size])
+        if options.size
+        else np.geomspace(known.min(), known.max() * 100, 61)
+    )
+    budget = Budget(options.budget, sizes, REPLAYS)
+    answers = [answer(lambda a, b, i=i: budget.best(a, b, limit)[i], new, old) for i in range(3)]
+    console = Console()
+    if np.isnan(answers[0].value):
+        raise Invalid(f"--keep {options.keep}: no size and share hold {corpus} within {limit:.4f} "
+                      f"nats at {options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
+    _recommend(options, corpus, limit, answers, (new, old), console)
+    return 0
+
+
+def _recommend(
+    options: argparse.Namespace,
+    corpus: str,
+    limit: float,
+    answers: list[Answer],
+    laws: tuple[Resampled, Resampled],
+    console: Console,
+) -> None:
+    """The answer in words and as a table."""
+    size, replay, learned = answers
+    new, old = laws
+    tokens = options.budget / (6 * size.value)
+    at = {"N": [size.value], "D": [tokens]}
+    places = {
+        corpus: at | {"share": [replay.value]},
+        options.learn: at | {"share": [1 - replay.value]},
+    }
+    console.print(
+        f"Train N = {size.value:.3g} on {tokens:.3g} tokens with {replay.value:.1%} replay: "
+        f"{options.learn} at {learned.value:.4f} nats, {corpus} within {limit:.4f}."
+    )
+    table = RichTable("", "best", "95% interval")
+    table.add_row("N", f"{size.value:.3g}", f"{size.low:.3g} to {size.high:.3g}")
+    table.add_row("replay", f"{replay.value:.2%}", f"{replay.low:.2%} to {replay.high:.2%}")
+    for name, law in ((corpus, old), (options.learn, new)):
+        low, high = law.interval(places[name], measured=True)
+        best = law.fit.predict(places[name])[0]
+        table.add_row(f"loss of {name}", f"{best:.4f}", f"{low[0]:.4f} to {high[0]:.4f}")
+    console.print(table)
+    if size.outside:
+        console.print(f"{size.outside:.0%} of resamples find no choice within the limit")
+    for name, law in ((corpus, old), (options.learn, new)):
+        for column, far in law.fit.beyond(places[name]).items():
+            how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
+            console.print(f"extrapolated: {column} is {how} beyond the pilots of {name}")
+    if not options.size and size.value in (size.low, size.high):
+        console.print("N has no interval beyond its grid; with --size one size is asked for")
+
+
+def _form(name: str) -> Form:
+    if name not in LAWS:
+        raise Invalid(f"--law {name}: no law of N, D and share{near(name, list(LAWS))}")
+    return KINDS[name]
+
+
+def _kept(text: str) -> tuple[str, float]:
+    """CORPUS=PERCENT% or CORPUS=SHARE."""
+    corpus, equals, amount = text.partition("=")
+    try:
+        tolerance = float(amount.removesuffix("%")) / (100 if amount.endswith("%") else 1)
+    except ValueError:
+        equals = ""
+        tolerance = 0.0
+    if not equals or not 0 <= tolerance < 10:
+        raise Invalid(f"--keep {text}: give CORPUS=1%, how much its loss may rise")
+    return corpus, tolerance
+
+
+def _resampled(form: Form, points: Mapping[str, Array], resamples: int) -> Resampled:
+    if resamples < 100:
+        raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
+    by = "run" if "run" in points and len(np.unique(points["run"])) > 2 else None
+    return bootstrap(fitted(form, points), resamples, by=by)
+
+
+def _parameters(laws: Resampled, console: Console) -> None:
+    table = RichTable("parameter", "value", "95% interval")
+    for name, (low, high) in laws.spread().items():
+        table.add_row(name, f"{laws.fit.values[name]:.4g}", f"{low:.4g} to {high:.4g}")
+    console.print(table)
+    middle = ", ".join(f"{name} / {value:.4g}" for name, value in laws.fit.units.items())
+    console.print(f"in units of the pilots' middle: {middle}")
+
+
+def _held_out(judged: list[Judged], console: Console) -> None:
+    if not judged[0].held:
+        console.print("nothing could be held out: more sizes, tokens or shares are needed to judge")
+        return
+    table = RichTable("error on what was held out", *judged[0].held)
+    for found in judged:
+        table.add_row(found.fit.form.name, *(f"{error:.2%}" for error in found.held.values()))
+    console.print(table)
+
+
+def _range(values: Array) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"
