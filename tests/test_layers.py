@@ -34,7 +34,7 @@ RANKS = (
     "cache journal pipeline",
     "build",
     "header scoring",
-    "outcome footprint launch verify",
+    "consolidation outcome footprint launch verify",
     "estimate",
     "extension",
     "training engines",

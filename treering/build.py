@@ -20,12 +20,12 @@ from treering.learner import Learner
 from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
-from treering.methods import memories, schedules, updates
+from treering.methods import memories, penalties, schedules, updates
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
-from treering.protocols import Memory, Schedule, Update
+from treering.protocols import Memory, Penalty, Schedule, Update
 from treering.ranks import Ranks
 from treering.schema import construct, near
 from treering.store import Store
@@ -97,6 +97,7 @@ def check_methods(recipe: Recipe) -> None:
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
     update(recipe, recipe.update)
+    holds(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
 
@@ -147,7 +148,10 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
-    learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
+    learner = Learner(
+        call, recipe.optimizer, recipe.guard, objective=recipe.objective, penalties=holds(recipe),
+        flops_per_token=per_token,
+    )  # fmt: skip
     resets = recipe.optimizer.at_phase == "reset"
     return Parts(
         Ranks(mesh),
@@ -183,7 +187,8 @@ def forward(recipe: Recipe, begun: PreTrainedModel, end_of_text: int, mesh: Mesh
 
 def objective(recipe: Recipe, end_of_text: int) -> NextToken:
     """The loss, for a model whose logits are hidden states times head."""
-    return NextToken(document_end=end_of_text if recipe.model.attention == "document" else None)
+    end = end_of_text if recipe.model.attention == "document" else None
+    return NextToken(document_end=end, z=recipe.objective.z)
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:
@@ -229,6 +234,15 @@ def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
         )
     made: Update = construct(updates.KINDS, table, where)
     return made
+
+
+def holds(recipe: Recipe) -> tuple[Penalty, ...]:
+    """The penalties that a recipe's tables name; one of weight 0 is none."""
+    made = [
+        construct(penalties.KINDS, table, f"penalties[{i}]")
+        for i, table in enumerate(recipe.penalties)
+    ]
+    return tuple(penalty for penalty in made if penalty.weight)
 
 
 def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:

@@ -14,6 +14,7 @@ import tomli_w
 from treering.schema import Invalid as Invalid
 from treering.schema import Table as Table
 from treering.schema import lay_over, near, read, values
+from treering import tables
 from treering.tables import Corpus
 from treering.tables import Recipe as Recipe
 
@@ -111,6 +112,7 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
     at_phase = optimizer.at_phase
     want(at_phase in ("keep", "reset"), "optimizer.at_phase", at_phase, "keep or reset")
+    _check_objective(recipe.objective, want)
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
@@ -144,6 +146,25 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(model.attention in ("causal", "document"), "model.attention", model.attention,
          "causal or document")  # fmt: skip
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
+
+
+def _check_objective(
+    objective: tables.Objective, want: typing.Callable[[bool, str, object, str], None]
+) -> None:
+    teacher, ways = objective.teacher, ("rows", "weights")
+    for key, number in (("fresh", objective.fresh), ("replayed", objective.replayed)):
+        want(number >= 0, f"objective.{key}", number, "must not be negative")
+    want(objective.fresh > 0, "objective.fresh", objective.fresh,
+         "must be positive: a step without replay would learn nothing")  # fmt: skip
+    want(objective.normalize in ways, "objective.normalize", objective.normalize, f"one of {ways}")
+    want(objective.z >= 0, "objective.z", objective.z, "must not be negative (0 = off)")
+    where = "objective.teacher"
+    want(teacher.weight >= 0, f"{where}.weight", teacher.weight, "must not be negative (0 = off)")
+    heat = teacher.temperature
+    want(heat > 0, f"{where}.temperature", heat, "must be positive")
+    roles = ("all", "fresh", "replayed")
+    want(teacher.on in roles, f"{where}.on", teacher.on, f"one of {roles}")
+    want(teacher.every >= 1, f"{where}.every", teacher.every, "must be at least 1 step")
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:

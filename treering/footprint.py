@@ -100,6 +100,8 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = build.update(recipe, recipe.update).state(learner)
     kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
+    for i, penalty in enumerate(build.holds(recipe)):
+        kept |= {f"penalty.{i}.{name}": found for name, found in penalty.state(learner).items()}
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 
 

@@ -44,17 +44,18 @@ class Forward:
     rows: int
 
     def __call__(
-        self, tokens: NDArray[np.int64], counted: int, count: float = 1.0
+        self, tokens: NDArray[np.int64], counted: int, counts: float | NDArray[np.float32] = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64[rows, length + 1] -> (count * the sum of the losses of the first `counted` rows,
-        with gradient; loss of each of these in nats/token, float32[counted], without)."""
+        """int64[rows, length + 1] -> (the sum of counts * losses of the first `counted` rows, with
+        gradient; loss of each of these in nats/token, float32[counted], without). counts
+        float32[counted], or one number for all."""
         assert len(tokens) == self.rows
         device = self.mesh.device
-        on_device = torch.from_numpy(tokens).to(device, non_blocking=True)
-        counts = torch.full((self.rows,), count, device=device)
-        counts[counted:] = 0
+        filled = np.zeros(self.rows, np.float32)
+        filled[:counted] = counts
+        given = [torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, filled)]
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            total, losses = self.call(on_device, counts)
+            total, losses = self.call(*given)
         return total, losses[:counted]
 
     def settle(self) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
 from treering import optimizer as inner
 from treering import tables
@@ -15,7 +19,8 @@ from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.mesh import whole
-from treering.protocols import Applied, Metrics, Update
+from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Update
+from treering.rng import key
 
 
 class Learner:
@@ -30,9 +35,13 @@ class Learner:
         optimizer: tables.Optimizer,
         guard: tables.Guard,
         *,
+        objective: tables.Objective | None = None,
+        penalties: Sequence[Penalty] = (),
         flops_per_token: float,
     ) -> None:
         self.forward = forward
+        self._objective = objective or tables.Objective()
+        self.penalties = penalties
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
         self.optimizer = inner.build(self.params, optimizer)
@@ -52,15 +61,17 @@ class Learner:
             group["lr"] = rate
 
     def backward(self, batch: Batch) -> Metrics:
-        """Add the gradient of the mean loss over the batch's rows, micro-batch by micro-batch.
+        """Add the gradient of the mean loss over the batch's rows, weighted by their roles,
+        micro-batch by micro-batch.
 
         Losses are summed over this rank's rows and divided by the count of the whole batch.
         """
         forward = self.forward
         forward.root.train()
+        counts = weighted(self._objective, batch)[forward.mesh.rows]
         kept = []
-        for tokens, rows in forward.micro_batches(batch.tokens):
-            total, losses = forward(tokens, rows, 1 / len(batch))
+        for at, (tokens, rows) in enumerate(forward.micro_batches(batch.tokens)):
+            total, losses = forward(tokens, rows, counts[at * forward.rows :][:rows])
             total.backward()  # type: ignore[no-untyped-call]
             kept.append(losses)
         losses = torch.cat(kept)
@@ -79,7 +90,9 @@ class Learner:
         )
 
     def apply(self) -> Applied:
-        """Clip by the global norm, step unless the guard refuses, clear the gradients."""
+        """Add the penalties, clip by the global norm, step unless the guard refuses, clear the
+        gradients."""
+        held = [penalty(self) for penalty in self.penalties]
         norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         if self._clip:
             nn.utils.clip_grads_with_norm_(self.params, self._clip, norm)
@@ -87,7 +100,7 @@ class Learner:
         refused = self.guard.refuses(self._loss, norm)
         inner.step(self.optimizer, refused)
         self.optimizer.zero_grad(set_to_none=True)
-        return Applied(norm, refused)
+        return Applied(norm, refused, torch.stack(held).sum() if held else None)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
         """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
@@ -97,7 +110,26 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
-    def dot(self, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
+    def gradients(
+        self, batch: Batch, of: PerRow, at: int
+    ) -> Iterator[list[torch.Tensor]]:
+        """Of each row of the batch by itself the gradient of `of`, without dropout; random numbers
+        are those of the key `at` and the row. Between steps, as `gradient`. Every rank makes each
+        row's call, all but one for nothing: the sum over ranks is then that row's."""
+        root = self.forward.root
+        single, given = replace(self.forward, call=root, rows=1), root.objective
+        root.eval()
+        for row in range(len(batch)):
+            torch.manual_seed(key(at, row) % 2**63)
+            root.objective = PerRowObjective(given, of)
+            with torch.compiler.set_stance("force_eager"):
+                for tokens, rows in single.micro_batches(batch.tokens[row : row + 1]):
+                    single(tokens, rows)[0].backward()  # type: ignore[no-untyped-call]
+            root.objective = given
+            yield [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def dot(self, one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> torch.Tensor:
         """The inner product of two lists of tensors shaped like the parameters, float64[]."""
         return self.forward.mesh.dot(zip(one, other, strict=True))
 
@@ -127,12 +159,38 @@ class Learner:
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
 
 
+@dataclass(frozen=True)
+class PerRowObjective:
+    """A function of a row's predictions in the place of its loss."""
+
+    given: Objective
+    of: PerRow
+
+    def __call__(
+        self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        values = self.of(self.logits(model, tokens), tokens[:, 1:])
+        return (counts * values).sum(), values.detach()
+
+    def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+        return self.given.logits(model, tokens)
+
+
+def weighted(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
+    """What each row of a batch counts in the total, by its role; float32[n]."""
+    weights = np.where(batch.replayed, objective.replayed, objective.fresh)
+    over = weights.sum() if objective.normalize == "weights" else len(batch)
+    return (weights / max(over, np.finfo(np.float64).tiny)).astype(np.float32)
+
+
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
-    update.anchor/NAME; and what the guard remembers, guard/NAME. They are the tensors themselves;
+    update.anchor/NAME, penalty.0.anchor/NAME; and what the guard remembers, guard/NAME. They are the tensors themselves;
     load into them in place."""
     guard = {f"guard/{name}": tensor for name, tensor in learner.guard.state.items()}
     own = {f"update.{kind}": found for kind, found in update.state(learner).items()}
+    for i, penalty in enumerate(learner.penalties):
+        own |= {f"penalty.{i}.{kind}": found for kind, found in penalty.state(learner).items()}
     return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()

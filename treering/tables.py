@@ -2,7 +2,7 @@
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
 types cannot say is checked in config.py. The tables of methods (`[update]`, `[schedule]`,
-`replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+`[[penalties]]`, `replay.memory`) stay tables here; `build.py` constructs the methods that they name.
 """
 
 from __future__ import annotations
@@ -83,6 +83,33 @@ class Optimizer:
     decay: float = 0.1
     clip: float = 1.0
     at_phase: str = "keep"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """`weight` * T^2 * KL(teacher || model), in nats/token at the `temperature` T, is added to the
+    loss of rows `on` "all", "fresh" or "replayed", at every `every`-th step. `from_` = "start" (the
+    weights that the run begins with), "phase" (those of the last phase's end; none before that) or
+    a folder of a model with the same tokenizer. A weight of 0 is no teacher."""
+
+    weight: float = 0.0
+    from_: str = "start"
+    temperature: float = 2.0
+    on: str = "all"
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of weights * losses of a step's rows, `fresh` and `replayed` ones,
+    divided by their number (`normalize` = "rows") or by the sum of the weights ("weights"). `z` *
+    logsumexp(logits)^2 is added to each loss. Losses are recorded without weights and additions."""
+
+    fresh: float = 1.0
+    replayed: float = 1.0
+    normalize: str = "rows"
+    z: float = 0.0
+    teacher: Teacher = field(default_factory=Teacher)
 
 
 @dataclass(frozen=True)
@@ -177,6 +204,8 @@ class Recipe:
     schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
     batch: BatchSize = field(default_factory=BatchSize)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    objective: Objective = field(default_factory=Objective)
+    penalties: tuple[Table, ...] = ()
     guard: Guard = field(default_factory=Guard)
     compute: Compute = field(default_factory=Compute)
     evaluate: Evaluate = field(default_factory=Evaluate)
