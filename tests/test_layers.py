@@ -31,7 +31,7 @@ RANKS = (
     "lengths stream learner encode writer analysis",
     "saving",
     "prepare loop ranks evaluate report probe downstream trackers",
-    "cache journal pipeline",
+    "cache journal pipeline objective",
     "build",
     "header scoring",
     "consolidation outcome footprint launch verify",
@@ -47,7 +47,7 @@ RANKS = (
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
-OPEN_SHELF = ("build", "training", "methods")  # who may import a method
+OPEN_SHELF = ("build", "objective", "training", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
     "report verbs cli"

@@ -72,7 +72,7 @@ def words(rows: int, length: int) -> Batch:
 
 
 def predicted(learner: Learner, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is known at each position and the chances there: [rows, length, WIDTH] and [.., WORDS]."""
+    """What is known at each position, [rows, length, WIDTH], and the chances, [.., WORDS]."""
     bigrams: Any = learner.forward.root.model
     known = bigrams.known[torch.from_numpy(batch.tokens[:, :-1])]
     return known, (known @ bigrams.head.weight.detach().t()).softmax(-1)
@@ -91,7 +91,7 @@ def test_the_fisher_information_of_logistic_regression() -> None:
     assert flops == 3_000.0
     # The square of the mean gradient is something else altogether.
     [gradient] = learner.gradient(batch)
-    assert float(gradient.square().norm() / wanted.norm()) < 0.05
+    assert float(gradient.square().norm() / wanted.norm()) < 0.1
 
 
 def test_the_empirical_fisher_of_logistic_regression() -> None:
@@ -235,7 +235,10 @@ def test_a_penalty_comes_before_the_clipping_and_drift_decreases_with_its_weight
         assert (float(steps[1].penalty or 0) > 0) == (weight > 0), "it is not silently zero"
         norms.append(float(steps[-1].grad_norm))
         drifts.append(
-            sum(float((p - h).square().sum()) for p, h in zip(copies(learner.params), held, strict=True))
+            sum(
+                float((p - h).square().sum())
+                for p, h in zip(copies(learner.params), held, strict=True)
+            )
         )
     assert len(set(norms)) == 4
     importance = learner.penalties[0].state(learner)["importance"]
@@ -268,7 +271,8 @@ def test_what_makes_no_penalty_is_refused(place: Path, line: dict[str, Any], key
 SHORT = ("phases.0.tokens=640", "phases.1.tokens=640", "replay.share=0.0")
 HELD = ("penalties=[{kind='ewc', weight=50.0, samples=6}, {kind='l2', weight=0.01}, "
         "{kind='mas', weight=0.001, samples=5}, "
-        "{kind='ewc', weight=5.0, samples=3, online=true, gamma=0.9, fisher='empirical'}]")  # fmt: skip
+        "{kind='ewc', weight=5.0, samples=3, online=true, gamma=0.9, "
+        "fisher='empirical'}]")  # fmt: skip
 
 
 def sets(*given: str) -> list[str]:
@@ -295,10 +299,8 @@ def test_a_run_is_held_from_its_second_phase_and_pays_for_it(held: Path) -> None
     assert all(step["penalty"] == 0 for step in steps[:11]) and len(steps) == 20
     assert all(step["penalty"] > 0 for step in steps[11:])
     spent = np.diff([step["flops"] for step in steps])
-    dear, usual = float(spent[8]), float(spent[0])  # the tenth step ends the phase
-    per_token = usual / 64
-    assert np.isclose(dear - usual, 14 * 16 * per_token, rtol=0.2)  # usual has Reptile's now and then
-    assert [step["step"] for step in steps if step["phase"] == "second"][0] == 11
+    more = float(spent[8] - spent[3])  # of steps 10 and 5, which both end a window of Reptile
+    assert more == pytest.approx(14 * 16 * spent[0] / 64), "6 + 5 + 3 samples"
 
 
 def test_what_counts_as_seen_is_held_from_the_first_step(place: Path, tmp_path: Path) -> None:

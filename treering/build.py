@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
+from treering import downstream, model, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
-from treering.forward import Forward, check_documents, is_linear
-from treering.forward import forward as callable_as
 from treering.identity import identity
 from treering.learner import Learner
 from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
 from treering.methods import memories, penalties, schedules, updates
-from treering.methods.objectives.cross_entropy import linear_cross_entropy
-from treering.methods.objectives.next_token import NextToken
 from treering.methods.schedules.warmup import join
+from treering.objective import forward, teacher
 from treering.plan import Planner, Stage, integer_weights
 from treering.protocols import Memory, Penalty, Schedule, Update
 from treering.ranks import Ranks
 from treering.schema import construct, near
 from treering.store import Store
 from treering.stream import Stream
-from treering.weights import read
 
 
 @dataclass(frozen=True)
@@ -147,7 +142,8 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     begun = start(recipe, given, spread=mesh.grid is not None)
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
-    call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
+    taught_by = teacher(recipe, begun, given.identity["tokenizer"])
+    call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
     learner = Learner(
         call, recipe.optimizer, recipe.guard, objective=recipe.objective, penalties=holds(recipe),
         flops_per_token=per_token,
@@ -163,32 +159,6 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         held_outs(recipe, given),
         downstream.load(recipe.evaluate, given.tokenizer),
     )
-
-
-def forward(recipe: Recipe, begun: PreTrainedModel, end_of_text: int, mesh: Mesh) -> Forward:
-    """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
-    out are read into it."""
-    unread = next(begun.parameters()).is_meta
-    chunked = objective(recipe, end_of_text)
-    whole = replace(chunked, chunked=None)
-    root = model.Root(begun, whole)
-    rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
-    call = callable_as(root, recipe.compute, rows, mesh)
-    if unread:
-        assert recipe.model.from_ is not None
-        read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
-    if is_linear(call, chunked, whole):
-        compiled = recipe.compute.compile and mesh.grid is not None  # else the whole root is
-        loss = torch.compile(linear_cross_entropy, dynamic=False) if compiled else None
-        root.objective = replace(chunked, chunked=loss or linear_cross_entropy)
-    check_documents(call, whole.document_end)
-    return call
-
-
-def objective(recipe: Recipe, end_of_text: int) -> NextToken:
-    """The loss, for a model whose logits are hidden states times head."""
-    end = end_of_text if recipe.model.attention == "document" else None
-    return NextToken(document_end=end, z=recipe.objective.z)
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:

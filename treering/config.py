@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tomli_w
 
+from treering import tables
 from treering.schema import Invalid as Invalid
 from treering.schema import Table as Table
 from treering.schema import lay_over, near, read, values
-from treering import tables
 from treering.tables import Corpus
 from treering.tables import Recipe as Recipe
 
@@ -194,12 +194,21 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     }
     model = dataclasses.replace(recipe.model, from_=maybe(recipe.model.from_))
     tokenizer = dataclasses.replace(recipe.tokenizer, from_=maybe(recipe.tokenizer.from_))
+    teacher = recipe.objective.teacher
+    if teacher.from_ not in ("start", "phase"):
+        teacher = dataclasses.replace(teacher, from_=maybe(teacher.from_) or teacher.from_)
+    objective = dataclasses.replace(recipe.objective, teacher=teacher)
     at = recipe.evaluate
     evaluate = dataclasses.replace(
         at, task_folder=maybe(at.task_folder), task_data=maybe(at.task_data)
     )
     return dataclasses.replace(
-        recipe, corpora=corpora, model=model, tokenizer=tokenizer, evaluate=evaluate
+        recipe,
+        corpora=corpora,
+        model=model,
+        tokenizer=tokenizer,
+        objective=objective,
+        evaluate=evaluate,
     )
 
 

@@ -3,7 +3,7 @@
     run begins    of the corpora that count as seen before
     phase ends    of the phase's corpora
 
-After the last step of a phase, before it is scored and saved: so a checkpoint holds what came of it.
+After the last step of a phase, before it is scored and saved: a checkpoint holds what came of it.
 Its FLOPs are charged to that step, those of the beginning to the first one.
 """
 
@@ -45,4 +45,6 @@ def consolidate(parts: Parts, state: State, phase: int | None) -> float:
         return Batch(tokens, refs, every, state.step, phase or 0, False)
 
     learner = parts.learner
+    if phase is not None:
+        learner.remember()
     return sum(penalty.consolidate(learner, drawn, at) for penalty in learner.penalties)

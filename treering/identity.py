@@ -18,4 +18,6 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
     if "from" in table["model"]:
         start = table["model"]["from"]
         table["model"]["from"] = pretrained.fingerprint(start) or start
+    teacher = table["objective"]["teacher"]
+    teacher["from"] = pretrained.fingerprint(teacher["from"]) or teacher["from"]
     return table | {"tokenizer": mark}

@@ -19,7 +19,7 @@ from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.mesh import whole
-from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Update
+from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Teacher, Update
 from treering.rng import key
 
 
@@ -44,6 +44,8 @@ class Learner:
         self.penalties = penalties
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
+        teacher = forward.root.teacher if self._objective.teacher.from_ == "phase" else None
+        self.taught = [] if teacher is None else list(teacher.model.parameters())
         self.optimizer = inner.build(self.params, optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
@@ -68,12 +70,16 @@ class Learner:
         """
         forward = self.forward
         forward.root.train()
-        counts = weighted(self._objective, batch)[forward.mesh.rows]
-        kept = []
+        counts, taught = weighted(self._objective, batch), taught_rows(self._objective, batch)
+        kept, asked, together = [], 0, forward.rows * forward.mesh.world
         for at, (tokens, rows) in enumerate(forward.micro_batches(batch.tokens)):
-            total, losses = forward(tokens, rows, counts[at * forward.rows :][:rows])
+            part = slice(at * together, (at + 1) * together)  # the rows of all ranks' calls
+            asks = bool(taught[part].any())
+            more = [taught[part][forward.mesh.rows]] if asks else []
+            total, losses = forward(tokens, rows, counts[part][forward.mesh.rows], *more)
             total.backward()  # type: ignore[no-untyped-call]
             kept.append(losses)
+            asked += asks * len(taught[part])
         losses = torch.cat(kept)
         own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
         sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))
@@ -86,8 +92,13 @@ class Learner:
             replayed_loss=sums[1] / replayed,
             grad_norm=torch.full_like(sums[0], math.nan),
             skipped=torch.full_like(sums[0], math.nan),
-            training_flops=batch.predicted * self.flops_per_token,
+            training_flops=batch.predicted * self.flops_per_token + self._teaching(batch, asked),
         )
+
+    def _teaching(self, batch: Batch, rows: int) -> float:
+        """FLOPs of asking the teacher about so many rows."""
+        teacher = self.forward.root.teacher
+        return 0.0 if teacher is None else rows * (batch.tokens.shape[1] - 1) * teacher.flops
 
     def apply(self) -> Applied:
         """Add the penalties, clip by the global norm, step unless the guard refuses, clear the
@@ -110,9 +121,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
-    def gradients(
-        self, batch: Batch, of: PerRow, at: int
-    ) -> Iterator[list[torch.Tensor]]:
+    def gradients(self, batch: Batch, of: PerRow, at: int) -> Iterator[list[torch.Tensor]]:
         """Of each row of the batch by itself the gradient of `of`, without dropout; random numbers
         are those of the key `at` and the row. Between steps, as `gradient`. Every rank makes each
         row's call, all but one for nothing: the sum over ranks is then that row's."""
@@ -152,10 +161,19 @@ class Learner:
         """Forget the optimizer's moments."""
         inner.reset(self.optimizer)
 
+    def remember(self) -> None:
+        """At a phase's end: a teacher of the last phase's end is what the model is now."""
+        if self.taught:
+            teacher = self.forward.root.teacher
+            assert teacher is not None
+            teacher.put(self.params)
+
     def state(self) -> dict[str, list[torch.Tensor]]:
         """Weights and optimizer state, one tensor for each parameter; load into them in place."""
         moments = inner.state(self.optimizer, self.params)
         weights = {"weights": [param.detach() for param in self.params]}
+        if self.taught:
+            weights["teacher"] = [param.detach() for param in self.taught]
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
 
 
@@ -167,7 +185,12 @@ class PerRowObjective:
     of: PerRow
 
     def __call__(
-        self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
+        self,
+        model: PreTrainedModel,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        teacher: Teacher | None = None,
+        taught: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         values = self.of(self.logits(model, tokens), tokens[:, 1:])
         return (counts * values).sum(), values.detach()
@@ -183,10 +206,20 @@ def weighted(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
     return (weights / max(over, np.finfo(np.float64).tiny)).astype(np.float32)
 
 
+def taught_rows(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
+    """What each row's divergence from the teacher counts in the total; float32[n]. Nothing where
+    there is no teacher at this step."""
+    wanted = objective.teacher
+    rows = {"all": batch.replayed | True, "fresh": ~batch.replayed, "replayed": batch.replayed}
+    silent = batch.step % wanted.every or (wanted.from_ == "phase" and batch.phase == 0)
+    weight = 0.0 if silent else wanted.weight
+    return (rows[wanted.on] * (weight / len(batch))).astype(np.float32)
+
+
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
-    update.anchor/NAME, penalty.0.anchor/NAME; and what the guard remembers, guard/NAME. They are the tensors themselves;
-    load into them in place."""
+    update.anchor/NAME, penalty.0.anchor/NAME; and what the guard remembers, guard/NAME. They are
+    the tensors themselves; load into them in place."""
     guard = {f"guard/{name}": tensor for name, tensor in learner.guard.state.items()}
     own = {f"update.{kind}": found for kind, found in update.state(learner).items()}
     for i, penalty in enumerate(learner.penalties):

@@ -54,15 +54,26 @@ class Memory(Protocol):
         """min(count, held) distinct samples in random order; any prefix is as fair a draw."""
 
 
+Teacher = Callable[[dict[str, Any], bool], "tuple[torch.Tensor, torch.Tensor]"]
+"""A frozen model. (what it is called with, False) -> hidden states and head, or True -> logits and
+head."""
+
+
 class Objective(Protocol):
     """Per-sample losses, computed inside the forward of the one root module."""
 
     def __call__(
-        self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
+        self,
+        model: PreTrainedModel,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        teacher: Teacher | None = None,
+        taught: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """tokens int64[n, length + 1], counts float32[n] -> (the sum of counts * losses, of which
         the gradient is taken; the mean loss of each row in nats/token, float32[n], without one).
-        """
+        To the sum comes that of `taught` float32[n] * divergences from a teacher, where there is
+        one."""
 
     def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of all predictions, float32[n, length, vocabulary]: for a few rows."""

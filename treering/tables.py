@@ -1,8 +1,8 @@
 """The tables of a recipe, one for each heading of its TOML: every key and its default.
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
-types cannot say is checked in config.py. The tables of methods (`[update]`, `[schedule]`,
-`[[penalties]]`, `replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+types cannot say is checked in config.py. The tables of methods (`[update]`, `[[penalties]]`,
+`[schedule]`, `replay.memory`) stay tables here; `build.py` constructs the methods that they name.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from treering.protocols import Learner
 class EWC:
     """Estimated at phase ends by `samples` of the phase's corpora, one backward pass each, with
     labels drawn from the model at each position (`fisher` = "sample": unbiased, as the scores of
-    positions have mean 0 and do not correlate) or with those of the text ("empirical": what mattered
+    positions have mean 0 and do not correlate) or with those of the text ("empirical": what matters
     to the loss that is left, and not the Fisher information). Before the first step by corpora that
     count as seen, where there are any."""
 

@@ -2,7 +2,8 @@
 
     weight / 2 * sum (theta - anchor)^2
 
-L2-SP (Li et al. 2018, arXiv 1802.01483) for the weights that training starts from. It needs no data.
+L2-SP (Li et al. 2018, arXiv 1802.01483) for the weights that training starts from. No data is
+needed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from treering.protocols import Learner
 
 @dataclass
 class L2:
-    """`anchor` = "start", the weights that the run began with, or "phase", those of the last phase's
-    end; until there is one nothing is held."""
+    """`anchor` = "start", the weights that the run began with, or "phase", those of the last
+    phase's end; until there is one nothing is held."""
 
     weight: float
     anchor: str = "phase"
