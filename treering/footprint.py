@@ -103,6 +103,8 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
     for i, penalty in enumerate(build.holds(recipe)):
         kept |= {f"penalty.{i}.{name}": found for name, found in penalty.state(learner).items()}
+    if recipe.objective.teacher.weight:  # taken to be as large as the model
+        kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in learner.params]
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 
 

@@ -68,9 +68,12 @@ class Learner:
 
         Losses are summed over this rank's rows and divided by the count of the whole batch.
         """
+        return self._backward(batch, self._objective)
+
+    def _backward(self, batch: Batch, objective: tables.Objective) -> Metrics:
         forward = self.forward
         forward.root.train()
-        counts, taught = weighted(self._objective, batch), taught_rows(self._objective, batch)
+        counts, taught = weighted(objective, batch), taught_rows(objective, batch)
         kept, asked, together = [], 0, forward.rows * forward.mesh.world
         for at, (tokens, rows) in enumerate(forward.micro_batches(batch.tokens)):
             part = slice(at * together, (at + 1) * together)  # the rows of all ranks' calls
@@ -114,9 +117,9 @@ class Learner:
         return Applied(norm, refused, torch.stack(held).sum() if held else None)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
-        """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
-        it. Only between steps, when no gradient waits to be applied."""
-        self.backward(batch)
+        """The gradient of the batch's mean loss, whatever its rows' roles and without a teacher, one
+        tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits to be applied."""
+        self._backward(batch, tables.Objective())
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self.optimizer.zero_grad(set_to_none=True)
         return found
