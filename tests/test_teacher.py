@@ -177,6 +177,23 @@ def test_two_ranks_are_taught_as_one_is(forks: tiny.Forks, taught: Path, tmp_pat
     test_mesh.assert_same_to_rounding(out, taught, least=15, close=5 * test_mesh.CLOSE)
 
 
+def test_on_two_ranks_a_teacher_is_read_by_rows(forks: tiny.Forks, tmp_path: Path) -> None:
+    """From a folder, by each rank its part: the run's own beginning, and the same by its name."""
+    only = "phases=[{name='en', tokens=320, mixture={en=1.0}}]"
+    assert forks.run(tmp_path / "begun", f"--set={only}")[0] == 0
+    begun = tmp_path / "begun/model"
+    on = (f"model={{from='{begun}'}}", f"tokenizer={{from='{begun}'}}", "replay.share=0.0",
+          "phases=[{name='fr', tokens=320, mixture={fr=1.0}}]",
+          "objective.teacher.weight=2.0")  # fmt: skip
+    for name, ranks, source in (("one", 1, "start"), ("two", 2, "start"), ("folder", 2, begun)):
+        given = [f"--set={one}" for one in (*on, f"objective.teacher.from={source}")]
+        code, log = forks.run(tmp_path / name, *given, ranks=ranks)
+        assert code == 0, log
+    close = 5 * test_mesh.CLOSE
+    test_mesh.assert_same_to_rounding(tmp_path / "two", tmp_path / "one", least=5, close=close)
+    tiny.assert_same_run(tmp_path / "folder", tmp_path / "two")
+
+
 def test_what_the_model_began_with_is_kept_without_old_data(place: Path, tmp_path: Path) -> None:
     """English, then a run of French alone from it: forgetting is less under its own teacher. And a
     teacher of the same weights in a folder is the teacher "start", bit for bit."""

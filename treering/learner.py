@@ -117,8 +117,9 @@ class Learner:
         return Applied(norm, refused, torch.stack(held).sum() if held else None)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
-        """The gradient of the batch's mean loss, whatever its rows' roles and without a teacher, one
-        tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits to be applied."""
+        """The gradient of the batch's mean loss, without weights by role and without a teacher, one
+        tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits
+        to be applied."""
         self._backward(batch, tables.Objective())
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self.optimizer.zero_grad(set_to_none=True)

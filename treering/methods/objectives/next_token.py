@@ -81,6 +81,7 @@ class NextToken:
         return total, losses.detach().view(len(tokens), -1).mean(dim=1)
 
     def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits of all predictions, float32[n, length, vocabulary]."""
         logits: torch.Tensor = model(**self._given(tokens)).logits
         return logits.float()
 
