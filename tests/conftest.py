@@ -79,13 +79,15 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         spike: float = 0.0,
         rate: float = 1e-2,
         seed: int = 0,
+        objective: tables.Objective | None = None,
         **optimizer: object,
     ) -> Learner:
         fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
         compute = tables.Compute(compile=False, precision=precision, deterministic=True)
         call = forward(model.Root(fresh, NextToken()), compute, rows, Mesh())
         settings = tables.Optimizer(**optimizer)  # type: ignore[arg-type]
-        made = Learner(call, settings, tables.Guard(spike), flops_per_token=100.0)
+        guard = tables.Guard(spike)
+        made = Learner(call, settings, guard, objective=objective, flops_per_token=100.0)
         made.set_rate(rate)
         return made
 

@@ -31,9 +31,9 @@ RANKS = (
     "lengths stream learner encode writer analysis",
     "saving",
     "prepare loop ranks evaluate report probe downstream trackers",
-    "cache journal pipeline shelf",
+    "cache journal pipeline shelf objective",
     "build",
-    "header scoring branch",
+    "header scoring branch consolidation",
     "outcome footprint launch verify",
     "estimate",
     "extension",
@@ -47,7 +47,7 @@ RANKS = (
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
-OPEN_SHELF = ("shelf", "build", "methods")  # who may import a method
+OPEN_SHELF = ("shelf", "objective", "build", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
     "report verbs verbs_plan cli"

@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PhiConfig
 
 from treering import model, tables
+from treering.batch import Batch
 from treering.forward import forward, is_linear
+from treering.learner import Learner, weighted
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken, cross_entropy
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
@@ -139,3 +141,60 @@ def test_a_model_is_asked_whether_its_logits_are_hidden_states_times_head(kind: 
         ids = torch.from_numpy(tokens)
         wanted = made(input_ids=ids, labels=ids).loss
         assert float(call(tokens, 2)[1].mean()) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def by_logits_with_z(hidden: Any, head: Any, targets: Any, counts: Any) -> tuple[Any, Any]:
+    logits = (hidden @ head.t()).float()
+    total, losses = by_logits(hidden, head, targets, counts)
+    return total + 0.01 * (counts * logits.logsumexp(1) ** 2).sum(), losses
+
+
+def test_z_loss_is_added_with_its_gradients_and_to_no_loss(chunk: int) -> None:
+    def chunked(*inputs: Any) -> Any:
+        return linear_cross_entropy(*inputs, 0.01)
+
+    wanted = outcome(by_logits_with_z, given())
+    for found, other in zip(outcome(chunked, given()), wanted, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-5, atol=5e-5)
+    with torch.no_grad():
+        total, losses = chunked(*given())
+    torch.testing.assert_close(total, wanted[0])
+    torch.testing.assert_close(losses, wanted[1])
+
+
+@pytest.mark.parametrize("chunked", [linear_cross_entropy, None])
+def test_z_loss_of_a_model_by_plain_autograd(chunked: Any) -> None:
+    torch.manual_seed(3)
+    made = AutoModelForCausalLM.from_config(KINDS["llama-tied"]())
+    tokens, counts = torch.arange(22).view(2, 11), torch.tensor([0.5, 0.25])
+    total, _ = NextToken(chunked, z=0.1)(made, tokens, counts)
+    total.backward()
+    found = [param.grad.clone() for param in made.parameters()]
+    made.zero_grad()
+    logits = made(input_ids=tokens[:, :-1]).logits
+    targets = tokens[:, 1:].flatten()
+    losses = functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    each = losses + 0.1 * logits.flatten(0, 1).logsumexp(1) ** 2
+    (counts * each.view(2, 10).mean(1)).sum().backward()
+    for one, param in zip(found, made.parameters(), strict=True):
+        torch.testing.assert_close(one, param.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["rows", "weights"])
+def test_rows_are_weighted_by_their_roles_however_they_are_cut(
+    learner_of: Callable[..., Learner], batches_of: Callable[..., list[Batch]], normalize: str
+) -> None:
+    [batch] = batches_of(1, replayed=1)
+    wanted = tables.Objective(fresh=0.5, replayed=2.0, normalize=normalize)
+    shares = {"rows": [0.125] * 3 + [0.5], "weights": [0.5 / 3.5] * 3 + [2 / 3.5]}[normalize]
+    assert weighted(wanted, batch).tolist() == pytest.approx(shares)
+    oracle = learner_of(rows=1)
+    parts = [oracle.gradient(batch[row : row + 1]) for row in range(4)]
+    for rows in (3, 4):
+        learner = learner_of(rows=rows, objective=wanted)
+        metrics = learner.backward(batch)
+        assert float(metrics.loss) == pytest.approx(float(oracle.backward(batch).loss), abs=1e-6)
+        oracle.optimizer.zero_grad()
+        for param, *each in zip(learner.params, *parts, strict=True):
+            expected = sum(share * part for share, part in zip(shares, each, strict=True))
+            torch.testing.assert_close(param.grad, expected, rtol=1e-4, atol=1e-6)

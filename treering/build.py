@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import downstream, model, pretrained, shelf, tokenizer, trackers
+from treering import downstream, model, shelf, tokenizer, trackers
 from treering.cache import cached, cached_tokenizer, opened
 from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
-from treering.forward import Forward, check_documents, is_linear
-from treering.forward import forward as callable_as
 from treering.identity import identity
 from treering.learner import Learner
 from treering.lengths import lengths
 from treering.loop import Rules
 from treering.mesh import Mesh
 from treering.methods import memories
-from treering.methods.objectives.cross_entropy import linear_cross_entropy
-from treering.methods.objectives.next_token import NextToken
+from treering.objective import forward, teacher
 from treering.plan import Planner
 from treering.protocols import Memory, Update
 from treering.ranks import Ranks
 from treering.store import Store
 from treering.stream import Stream
-from treering.weights import read
 
 
 @dataclass(frozen=True)
@@ -96,8 +91,12 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     begun = start(recipe, given, spread=mesh.grid is not None)
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
-    call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
-    learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
+    taught_by = teacher(recipe, begun, given.identity["tokenizer"])
+    call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
+    learner = Learner(
+        call, recipe.optimizer, recipe.guard, objective=recipe.objective,
+        penalties=shelf.penalties(recipe), flops_per_token=per_token,
+    )  # fmt: skip
     return Parts(
         Ranks(mesh),
         Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
@@ -108,31 +107,6 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         held_outs(recipe, given),
         downstream.load(recipe.evaluate, given.tokenizer),
     )
-
-
-def forward(recipe: Recipe, begun: PreTrainedModel, end_of_text: int, mesh: Mesh) -> Forward:
-    """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
-    out are read into it."""
-    unread = next(begun.parameters()).is_meta
-    chunked = objective(recipe, end_of_text)
-    whole = replace(chunked, chunked=None)
-    root = model.Root(begun, whole)
-    rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
-    call = callable_as(root, recipe.compute, rows, mesh)
-    if unread:
-        assert recipe.model.from_ is not None
-        read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
-    if is_linear(call, chunked, whole):
-        compiled = recipe.compute.compile and mesh.grid is not None  # else the whole root is
-        loss = torch.compile(linear_cross_entropy, dynamic=False) if compiled else None
-        root.objective = replace(chunked, chunked=loss or linear_cross_entropy)
-    check_documents(call, whole.document_end)
-    return call
-
-
-def objective(recipe: Recipe, end_of_text: int) -> NextToken:
-    """The loss, for a model whose logits are hidden states times head."""
-    return NextToken(document_end=end_of_text if recipe.model.attention == "document" else None)
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tomli_w
 
+from treering import tables
 from treering.schema import Invalid as Invalid
 from treering.schema import Table as Table
 from treering.schema import lay_over, near, read, values
@@ -116,6 +117,7 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(anneal.tokens >= 0, "anneal.tokens", anneal.tokens, "must not be negative (0 = no branch)")
     for name in anneal.phases:
         want(name in names, "anneal.phases", name, "no such phase" + near(name, names))
+    _check_objective(recipe.objective, want)
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
@@ -151,6 +153,25 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
 
 
+def _check_objective(
+    objective: tables.Objective, want: typing.Callable[[bool, str, object, str], None]
+) -> None:
+    teacher, ways = objective.teacher, ("rows", "weights")
+    for key, number in (("fresh", objective.fresh), ("replayed", objective.replayed)):
+        want(number >= 0, f"objective.{key}", number, "must not be negative")
+    want(objective.fresh > 0, "objective.fresh", objective.fresh,
+         "must be positive: a step without replay would learn nothing")  # fmt: skip
+    want(objective.normalize in ways, "objective.normalize", objective.normalize, f"one of {ways}")
+    want(objective.z >= 0, "objective.z", objective.z, "must not be negative (0 = off)")
+    where = "objective.teacher"
+    want(teacher.weight >= 0, f"{where}.weight", teacher.weight, "must not be negative (0 = off)")
+    heat = teacher.temperature
+    want(heat > 0, f"{where}.temperature", heat, "must be positive")
+    roles = ("all", "fresh", "replayed")
+    want(teacher.on in roles, f"{where}.on", teacher.on, f"one of {roles}")
+    want(teacher.every >= 1, f"{where}.every", teacher.every, "must be at least 1 step")
+
+
 def _located(recipe: Recipe, folder: Path) -> Recipe:
     """Relative paths made absolute; a missing corpus is an error here, before anything is done."""
 
@@ -178,12 +199,21 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     }
     model = dataclasses.replace(recipe.model, from_=maybe(recipe.model.from_))
     tokenizer = dataclasses.replace(recipe.tokenizer, from_=maybe(recipe.tokenizer.from_))
+    teacher = recipe.objective.teacher
+    if teacher.from_ not in ("start", "phase"):
+        teacher = dataclasses.replace(teacher, from_=maybe(teacher.from_) or teacher.from_)
+    objective = dataclasses.replace(recipe.objective, teacher=teacher)
     at = recipe.evaluate
     evaluate = dataclasses.replace(
         at, task_folder=maybe(at.task_folder), task_data=maybe(at.task_data)
     )
     return dataclasses.replace(
-        recipe, corpora=corpora, model=model, tokenizer=tokenizer, evaluate=evaluate
+        recipe,
+        corpora=corpora,
+        model=model,
+        tokenizer=tokenizer,
+        objective=objective,
+        evaluate=evaluate,
     )
 
 

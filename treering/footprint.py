@@ -25,6 +25,7 @@ from treering.config import Recipe
 from treering.forward import Forward, precision, recompute
 from treering.learner import Learner
 from treering.mesh import Mesh, device, fit, materialize
+from treering.objective import objective
 
 CPU = torch.device("cpu")  # of fake tensors; its attention keeps what a GPU's flash attention keeps
 
@@ -66,8 +67,8 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
     with fake:
         materialize(begun, CPU)
         parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
-        objective = build.objective(recipe, tokenizer.end_of_text(given.tokenizer))
-        root = model.Root(begun, objective)
+        wanted = objective(recipe, tokenizer.end_of_text(given.tokenizer))
+        root = model.Root(begun, wanted)
         call = Forward(root, root, Mesh(), dtype, rows)
         shares = [(-(-len(weight) // shard), *weight.shape[1:]) for weight in root.parameters()]
         gathered = 0
@@ -100,6 +101,10 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = shelf.update(recipe, recipe.update).state(learner)
     kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
+    for i, penalty in enumerate(shelf.penalties(recipe)):
+        kept |= {f"penalty.{i}.{name}": found for name, found in penalty.state(learner).items()}
+    if recipe.objective.teacher.weight:  # taken to be as large as the model
+        kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in learner.params]
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 
 

@@ -27,7 +27,7 @@ from treering.mesh import Mesh
 from treering.model import Root, blocks
 from treering.protocols import Objective
 
-Call = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Call = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # of Root's arguments
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,24 @@ class Forward:
     rows: int
 
     def __call__(
-        self, tokens: NDArray[np.int64], counted: int, count: float = 1.0
+        self,
+        tokens: NDArray[np.int64],
+        counted: int,
+        counts: float | NDArray[np.float32] = 1.0,
+        taught: NDArray[np.float32] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """int64[rows, length + 1] -> (count * the sum of the losses of the first `counted` rows,
-        with gradient; loss of each of these in nats/token, float32[counted], without)."""
+        """int64[rows, length + 1] -> (the sum of counts * losses of the first `counted` rows, with
+        gradient; loss of each of these in nats/token, float32[counted], without). counts
+        float32[counted], or one number for all. `taught` float32[counted]: what each divergence
+        from the teacher counts; None: it is not asked."""
         assert len(tokens) == self.rows
         device = self.mesh.device
-        on_device = torch.from_numpy(tokens).to(device, non_blocking=True)
-        counts = torch.full((self.rows,), count, device=device)
-        counts[counted:] = 0
+        filled = np.zeros((1 if taught is None else 2, self.rows), np.float32)
+        for row, each in zip(filled, (counts, taught), strict=False):
+            row[:counted] = each
+        given = [torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, *filled)]
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            total, losses = self.call(on_device, counts)
+            total, losses = self.call(*given)
         return total, losses[:counted]
 
     def settle(self) -> None:
@@ -110,8 +117,11 @@ def forward(root: Root, compute: tables.Compute, rows: int, mesh: Mesh) -> Forwa
         call = torch.compile(root, dynamic=False) if compute.compile else root
     else:  # what gathers weights lies between the blocks, so each is a graph of its own
         layers = blocks(root.model)
-        for layer in layers if compute.compile else ():
+        frozen = [] if root.teacher is None else blocks(root.teacher.model)
+        for layer in (*layers, *frozen) if compute.compile else ():
             layer.compile(dynamic=False)
+        if root.teacher is not None:
+            mesh.shard(root.teacher, frozen, None, stays=True)
         mesh.shard(root, layers, dtype)
     return Forward(root, call, mesh, dtype, rows)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
+
 from treering import pretrained, schema
 from treering.config import Recipe, Table
+
+LATER = ("anneal", "objective", "penalties")  # left out where they ask for nothing
 
 
 def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> Table:
     """A recipe by values and digests, without paths, mesh and trackers: two runs with the same
     identity are the same run. mark: the tokenizer's; digests: the stores'."""
     table = schema.values(recipe)
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory()
+                for f in fields(Recipe)}  # fmt: skip
     table["corpora"] = digests
     del table["mesh"], table["checkpoint"], table["track"]
     free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
@@ -18,4 +24,9 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
     if "from" in table["model"]:
         start = table["model"]["from"]
         table["model"]["from"] = pretrained.fingerprint(start) or start
+    teacher = table["objective"]["teacher"]
+    teacher["from"] = pretrained.fingerprint(teacher["from"]) or teacher["from"]
+    for name in LATER:  # so that a run begun before there was such a table goes on
+        if getattr(recipe, name) == defaults[name]:
+            del table[name]
     return table | {"tokenizer": mark}

@@ -109,6 +109,7 @@ class Journal:
             "replayed_loss": float(metrics.replayed_loss),
             "grad_norm": float(metrics.grad_norm),
             "skipped": float(metrics.skipped),
+            **({} if metrics.penalty is None else {"penalty": float(metrics.penalty)}),
             "replayed": float(batch.replayed.mean()),
             **self._speed.of(batch.predicted, took),
             "tokens": ledger.tokens,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
 from treering import optimizer as inner
 from treering import tables
@@ -15,7 +19,8 @@ from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.mesh import whole
-from treering.protocols import Applied, Metrics, Update
+from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Teacher, Update
+from treering.rng import key
 
 
 class Learner:
@@ -30,11 +35,17 @@ class Learner:
         optimizer: tables.Optimizer,
         guard: tables.Guard,
         *,
+        objective: tables.Objective | None = None,
+        penalties: Sequence[Penalty] = (),
         flops_per_token: float,
     ) -> None:
         self.forward = forward
+        self._objective = objective or tables.Objective()
+        self.penalties = penalties
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
+        teacher = forward.root.teacher if self._objective.teacher.from_ == "phase" else None
+        self.taught = [] if teacher is None else list(teacher.model.parameters())
         self.optimizer = inner.build(self.params, optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
@@ -52,17 +63,26 @@ class Learner:
             group["lr"] = rate
 
     def backward(self, batch: Batch) -> Metrics:
-        """Add the gradient of the mean loss over the batch's rows, micro-batch by micro-batch.
+        """Add the gradient of the mean loss over the batch's rows, weighted by their roles,
+        micro-batch by micro-batch.
 
         Losses are summed over this rank's rows and divided by the count of the whole batch.
         """
+        return self._backward(batch, self._objective)
+
+    def _backward(self, batch: Batch, objective: tables.Objective) -> Metrics:
         forward = self.forward
         forward.root.train()
-        kept = []
-        for tokens, rows in forward.micro_batches(batch.tokens):
-            total, losses = forward(tokens, rows, 1 / len(batch))
+        counts, taught = weighted(objective, batch), taught_rows(objective, batch)
+        kept, asked, together = [], 0, forward.rows * forward.mesh.world
+        for at, (tokens, rows) in enumerate(forward.micro_batches(batch.tokens)):
+            part = slice(at * together, (at + 1) * together)  # the rows of all ranks' calls
+            asks = bool(taught[part].any())
+            more = [taught[part][forward.mesh.rows]] if asks else []
+            total, losses = forward(tokens, rows, counts[part][forward.mesh.rows], *more)
             total.backward()  # type: ignore[no-untyped-call]
             kept.append(losses)
+            asked += asks * len(taught[part])
         losses = torch.cat(kept)
         own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
         sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))
@@ -75,11 +95,18 @@ class Learner:
             replayed_loss=sums[1] / replayed,
             grad_norm=torch.full_like(sums[0], math.nan),
             skipped=torch.full_like(sums[0], math.nan),
-            training_flops=batch.predicted * self.flops_per_token,
+            training_flops=batch.predicted * self.flops_per_token + self._teaching(batch, asked),
         )
 
+    def _teaching(self, batch: Batch, rows: int) -> float:
+        """FLOPs of asking the teacher about so many rows."""
+        teacher = self.forward.root.teacher
+        return 0.0 if teacher is None else rows * (batch.tokens.shape[1] - 1) * teacher.flops
+
     def apply(self) -> Applied:
-        """Clip by the global norm, step unless the guard refuses, clear the gradients."""
+        """Add the penalties, clip by the global norm, step unless the guard refuses, clear the
+        gradients."""
+        held = [penalty(self) for penalty in self.penalties]
         norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
         if self._clip:
             nn.utils.clip_grads_with_norm_(self.params, self._clip, norm)
@@ -87,17 +114,35 @@ class Learner:
         refused = self.guard.refuses(self._loss, norm)
         inner.step(self.optimizer, refused)
         self.optimizer.zero_grad(set_to_none=True)
-        return Applied(norm, refused)
+        return Applied(norm, refused, torch.stack(held).sum() if held else None)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
-        """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
-        it. Only between steps, when no gradient waits to be applied."""
-        self.backward(batch)
+        """The gradient of the batch's mean loss, without weights by role and without a teacher, one
+        tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits
+        to be applied."""
+        self._backward(batch, tables.Objective())
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
-    def dot(self, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
+    def gradients(self, batch: Batch, of: PerRow, at: int) -> Iterator[list[torch.Tensor]]:
+        """Of each row of the batch by itself the gradient of `of`, without dropout; random numbers
+        are those of the key `at` and the row. Between steps, as `gradient`. Every rank makes each
+        row's call, all but one for nothing: the sum over ranks is then that row's."""
+        root = self.forward.root
+        single, given = replace(self.forward, call=root, rows=1), root.objective
+        root.eval()
+        for row in range(len(batch)):
+            torch.manual_seed(key(at, row) % 2**63)
+            root.objective = PerRowObjective(given, of)
+            with torch.compiler.set_stance("force_eager"):
+                for tokens, rows in single.micro_batches(batch.tokens[row : row + 1]):
+                    single(tokens, rows)[0].backward()  # type: ignore[no-untyped-call]
+            root.objective = given
+            yield [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def dot(self, one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> torch.Tensor:
         """The inner product of two lists of tensors shaped like the parameters, float64[]."""
         return self.forward.mesh.dot(zip(one, other, strict=True))
 
@@ -120,19 +165,69 @@ class Learner:
         """Forget the optimizer's moments and steps, or its first moment alone."""
         inner.reset(self.optimizer, ("exp_avg",) if momentum_alone else None)
 
+    def remember(self) -> None:
+        """Between phases: a teacher of the last phase's end is what the model is now."""
+        if self.taught:
+            teacher = self.forward.root.teacher
+            assert teacher is not None
+            teacher.put(self.params)
+
     def state(self) -> dict[str, list[torch.Tensor]]:
         """Weights and optimizer state, one tensor for each parameter; load into them in place."""
         moments = inner.state(self.optimizer, self.params)
         weights = {"weights": [param.detach() for param in self.params]}
+        if self.taught:
+            weights["teacher"] = [param.detach() for param in self.taught]
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
+
+
+@dataclass(frozen=True)
+class PerRowObjective:
+    """A function of a row's predictions in the place of its loss."""
+
+    given: Objective
+    of: PerRow
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        teacher: Teacher | None = None,
+        taught: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        values = self.of(self.logits(model, tokens), tokens[:, 1:])
+        return (counts * values).sum(), values.detach()
+
+    def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+        return self.given.logits(model, tokens)
+
+
+def weighted(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
+    """What each row of a batch counts in the total, by its role; float32[n]."""
+    weights = np.where(batch.replayed, objective.replayed, objective.fresh)
+    over = weights.sum() if objective.normalize == "weights" else len(batch)
+    return (weights / max(over, np.finfo(np.float64).tiny)).astype(np.float32)
+
+
+def taught_rows(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
+    """What each row's divergence from the teacher counts in the total; float32[n]. Nothing where
+    there is no teacher at this step."""
+    wanted = objective.teacher
+    rows = {"all": batch.replayed | True, "fresh": ~batch.replayed, "replayed": batch.replayed}
+    silent = batch.step % wanted.every or (wanted.from_ == "phase" and batch.phase == 0)
+    weight = 0.0 if silent else wanted.weight
+    return (rows[wanted.on] * (weight / len(batch))).astype(np.float32)
 
 
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
-    update.anchor/NAME; and what the guard remembers, guard/NAME. They are the tensors themselves;
-    load into them in place."""
+    update.anchor/NAME, penalty.0.anchor/NAME; and what the guard remembers, guard/NAME. They are
+    the tensors themselves; load into them in place."""
     guard = {f"guard/{name}": tensor for name, tensor in learner.guard.state.items()}
     own = {f"update.{kind}": found for kind, found in update.state(learner).items()}
+    for i, penalty in enumerate(learner.penalties):
+        own |= {f"penalty.{i}.{kind}": found for kind, found in penalty.state(learner).items()}
     return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()

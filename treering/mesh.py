@@ -66,19 +66,22 @@ class Mesh:
         return -(-rows // self.world)
 
     def shard(
-        self, root: nn.Module, blocks: Sequence[nn.Module], dtype: torch.dtype | None
-    ) -> None:
+        self, root: nn.Module, blocks: Sequence[nn.Module], dtype: torch.dtype | None,
+        *, stays: bool = False,
+    ) -> None:  # fmt: skip
         """Spread the weights over the ranks, block by block, then what is left with the root.
 
         They are gathered in `dtype` (None: as they are), and gradients are summed, in fp32: the
-        loss of a row is divided by the rows of all ranks before.
+        loss of a row is divided by the rows of all ranks before. `stays`: what is left remains
+        gathered after a call, for others to use.
         """
         if self.grid is None:
             return
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         for module in (*blocks, root):
             materialize(module, self.device)  # one after another: never the whole model
-            fully_shard(module, mesh=self.grid, mp_policy=policy)
+            reshard = False if stays and module is root else None
+            fully_shard(module, mesh=self.grid, mp_policy=policy, reshard_after_forward=reshard)
             assert isinstance(module, FSDPModule)
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum

@@ -5,8 +5,12 @@ Shape suffixes: B rows, L length, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -38,17 +42,64 @@ class Root(nn.Module):
     Nothing outside it sees the logits.
     """
 
-    def __init__(self, model: PreTrainedModel, objective: Objective) -> None:
+    def __init__(
+        self, model: PreTrainedModel, objective: Objective, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self.teacher = teacher
 
     def forward(
-        self, tokens_BL1: torch.Tensor, counts_B: torch.Tensor
+        self,
+        tokens_BL1: torch.Tensor,
+        counts_B: torch.Tensor,
+        taught_B: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """int64[B, L + 1] and what each row counts, float32[B] -> (sum of counts * losses, with
-        gradient; loss of each row in nats/token, float32[B], without)."""
-        return self.objective(self.model, tokens_BL1, counts_B)
+        gradient; loss of each row in nats/token, float32[B], without). `taught_B` is what each
+        row's divergence from the teacher counts; without it the teacher is not asked."""
+        if taught_B is None:
+            return self.objective(self.model, tokens_BL1, counts_B)
+        assert self.teacher is not None
+        return self.objective(self.model, tokens_BL1, counts_B, self.teacher, taught_B)
+
+
+class Teacher(nn.Module):
+    """A model that is asked and never trained: it lies in the root beside the one that learns, is
+    spread and compiled with it, and is none of its parameters. `flops` of a token that is taught:
+    the teacher's forward pass, and the head of the one that learns once more."""
+
+    def __init__(self, model: PreTrainedModel, flops_per_token: float) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.eval()
+        self.flops = flops_per_token / 3 + 6.0 * size(model) * shape(model)[1]
+
+    def forward(
+        self, given: dict[str, Any], whole: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(hidden states, head) for what a model is called with, or (logits, head) where the
+        `whole` of them is asked for; without gradient."""
+        head = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            if whole:
+                return self.model(**given).logits, head
+            return self.model.base_model(**given).last_hidden_state, head
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Never: a root that is told to train tells its parts."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Other weights, one for each parameter. Of one that is spread over ranks what is gathered
+        is let go first, so that they are seen."""
+        for module in self.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        for param, weight in zip(self.model.parameters(), weights, strict=True):
+            param.copy_(weight)
 
 
 def build(

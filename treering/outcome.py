@@ -9,7 +9,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from treering import build, checkpoint, config, downstream, pretrained, tables, tokenizer
+from treering import (
+    build,
+    checkpoint,
+    config,
+    downstream,
+    objective,
+    pretrained,
+    tables,
+    tokenizer,
+)
 from treering.analysis import forgetting
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe, Table
@@ -42,7 +51,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
-        forward = build.forward(recipe, found, end, mesh)
+        forward = objective.forward(recipe, found, end, mesh)
         return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
 
 

@@ -118,6 +118,14 @@ class Planner:
         drawn = memory.draw({}, seen, count, at) if seen.any() else refs([])
         return self._sample(drawn, np.zeros(len(drawn), np.int64))
 
+    def learned(self, state: State, phase: int | None, memory: Memory, count: int, at: int) -> Refs:
+        """`count` samples drawn from what was seen of a phase's corpora, or of those seen before
+        the run (None); fewer where there are not so many."""
+        weights = self.past if phase is None else self.stages[phase].weights
+        seen = self.seen(state.positions) * (np.array(weights) > 0)
+        drawn = memory.draw({}, seen, count, at) if seen.any() else refs([])
+        return self._sample(drawn, np.zeros(len(drawn), np.int64))
+
     def split(self, state: State) -> tuple[Refs, list[int], int]:
         """The step's fresh places, their number by corpus, and how many samples it replays."""
         x, t = self.replays, state.phase_step

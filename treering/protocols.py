@@ -3,15 +3,15 @@
     needs only tokens                -> Objective
     decides what is seen again       -> Memory
     must see, repeat or undo a step  -> Update
+    holds the weights to something   -> Penalty
     sets the rate                    -> Schedule
 
-Mixtures that observe, penalties and surgeries get their protocols with the first method that
-needs one.
+Mixtures that observe and surgeries get their protocols with the first method that needs one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,15 +54,29 @@ class Memory(Protocol):
         """min(count, held) distinct samples in random order; any prefix is as fair a draw."""
 
 
+Teacher = Callable[[dict[str, Any], bool], "tuple[torch.Tensor, torch.Tensor]"]
+"""A frozen model. (what it is called with, False) -> hidden states and head, or True -> logits and
+head."""
+
+
 class Objective(Protocol):
     """Per-sample losses, computed inside the forward of the one root module."""
 
     def __call__(
-        self, model: PreTrainedModel, tokens: torch.Tensor, counts: torch.Tensor
+        self,
+        model: PreTrainedModel,
+        tokens: torch.Tensor,
+        counts: torch.Tensor,
+        teacher: Teacher | None = None,
+        taught: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """tokens int64[n, length + 1], counts float32[n] -> (the sum of counts * losses, of which
         the gradient is taken; the mean loss of each row in nats/token, float32[n], without one).
-        """
+        To the sum comes that of `taught` float32[n] * divergences from a teacher, where there is
+        one."""
+
+    def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+        """The logits of all predictions, float32[n, length, vocabulary]: for a few rows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,8 @@ class Metrics:
     """What a step did: tensors until somebody prints them, so that no step waits for its device.
 
     Losses are means over rows in nats/token; NaN where there was no such row. `skipped` is the
-    share of its optimizer steps that changed nothing. FLOPs by purpose.
+    share of its optimizer steps that changed nothing. `penalty` is None where there is none. FLOPs
+    by purpose.
     """
 
     loss: torch.Tensor
@@ -80,15 +95,23 @@ class Metrics:
     skipped: torch.Tensor
     training_flops: float
     meta_flops: float = 0.0
+    penalty: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What a step of the optimizer was: the gradient's norm before clipping, float32[], and whether
-    the step was skipped, 0.0 or 1.0."""
+    """What a step of the optimizer was: the gradient's norm before clipping, float32[], whether the
+    step was skipped, 0.0 or 1.0, and the sum of the penalties, in nats/token, where there are any.
+    """
 
     norm: torch.Tensor
     skipped: torch.Tensor
+    penalty: torch.Tensor | None = None
+
+
+PerRow = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+"""What of a row's predictions a gradient is wanted of: logits float32[n, length, vocabulary] and
+targets int64[n, length] -> float32[n]."""
 
 
 class Learner(Protocol):
@@ -97,11 +120,21 @@ class Learner(Protocol):
     @property
     def params(self) -> Sequence[torch.Tensor]: ...
 
+    @property
+    def flops_per_token(self) -> float: ...
+
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the batch's mean loss; nothing is known of the step yet."""
 
     def apply(self) -> Applied:
         """Clip, let the optimizer step unless the guard refuses, clear the gradients."""
+
+    def gradients(self, batch: Batch, of: PerRow, at: int) -> Iterator[list[torch.Tensor]]:
+        """Of each row of a batch by itself the gradient of `of`, one tensor for each parameter,
+        valid until the next. Random numbers that `of` draws are those of the key `at`."""
+
+    def dot(self, one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The inner product of two lists of tensors shaped like the parameters, float64[]."""
 
 
 class Update(Protocol):
@@ -121,3 +154,24 @@ class Update(Protocol):
     def restore(self, counters: Mapping[str, Any]) -> None: ...
 
     def branches(self) -> dict[str, list[torch.Tensor]]: ...
+
+
+class Penalty(Protocol):
+    """What holds the weights near what they were: it adds to the gradient, before this is clipped.
+
+    `state` and `counters` are saved and restored as those of an update.
+    """
+
+    def __call__(self, learner: Learner) -> torch.Tensor:
+        """Add the penalty's gradient to that of the parameters which have one; its value, float64[]
+        in nats/token."""
+
+    def consolidate(self, learner: Learner, drawn: Callable[[int], Batch], at: int) -> float:
+        """Where a phase begins: what is known now is to be held. `drawn` are so many samples of
+        what was learned since, or as many as there are; `at` is a random key. FLOPs."""
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]: ...
+
+    def counters(self) -> dict[str, Any]: ...
+
+    def restore(self, counters: Mapping[str, Any]) -> None: ...

@@ -3,8 +3,9 @@
     header      recipe, corpora, versions, commit, hardware; one for each sitting of the run
     step        step (completed steps, from 1), phase; of this step: rate, loss, fresh_loss,
                 replayed_loss, grad_norm, skipped (0 or 1, in between where a step has many of the
-                optimizer's), replayed (share of its tokens), tokens_per_second, tflops and mfu of
-                a device (null where its peak is not known; the header names the convention);
+                optimizer's), penalty (the sum, where there are any), replayed (share of its
+                tokens), tokens_per_second, tflops and mfu of a device (null where its peak is not
+                known; the header names the convention);
                 cumulative: tokens, fresh_tokens, flops, seconds
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
     branch_score  as score, of weights beside the trained ones: branch ("average 0.99"); of an

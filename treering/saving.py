@@ -22,7 +22,7 @@ from treering.protocols import Update
 
 
 class Saver:
-    """Saves and restores the plan's State, the weights, the optimizer, the update, and numbers."""
+    """Saves and restores the plan's State, all that learns, and numbers."""
 
     def __init__(
         self, folder: Path, learner: Learner, update: Update, policy: tables.Checkpoint
@@ -37,7 +37,8 @@ class Saver:
         whole. `stays`: it is never removed. Raises what the one before failed with."""
         self.wait()
         plan, arrays = position.save(state)
-        content = {"plan": plan, "update": self._update.counters(), **numbers}
+        held = [penalty.counters() for penalty in self._learner.penalties]
+        content = {"plan": plan, "update": self._update.counters(), "penalties": held, **numbers}
         staged = {
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in self._named(arrays).items()
@@ -73,6 +74,8 @@ class Saver:
         arrays = {name: array.copy() for name, array in position.save(start)[1].items()}
         checkpoint.load(path, self._named(arrays), self._learner.forward.mesh)
         self._update.restore(numbers["update"])
+        for penalty, held in zip(self._learner.penalties, numbers["penalties"], strict=True):
+            penalty.restore(held)
         return position.widened(position.restore(numbers["plan"], arrays), start)
 
     def back(self, start: State) -> None:

@@ -7,10 +7,11 @@ from math import ceil
 from treering import model
 from treering.config import Invalid, Recipe, Table, exact
 from treering.methods import memories, schedules, updates
+from treering.methods import penalties as holds
 from treering.methods.schedules.decays import falling
 from treering.methods.schedules.warmup import join
 from treering.plan import Planner, Stage, integer_weights
-from treering.protocols import Schedule, Update
+from treering.protocols import Penalty, Schedule, Update
 from treering.schema import construct, near
 
 SPANS = ("run", "phase", "first")  # what a schedule's shape is laid over
@@ -21,6 +22,7 @@ def check(recipe: Recipe) -> None:
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
     update(recipe, recipe.update)
+    penalties(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
     planner(recipe, (2**40,) * len(recipe.corpora))
@@ -83,6 +85,14 @@ def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
         )
     made: Update = construct(updates.KINDS, table, where)
     return made
+
+
+def penalties(recipe: Recipe) -> tuple[Penalty, ...]:
+    """The penalties that a recipe's tables name; one of weight 0 is none."""
+    made = [
+        construct(holds.KINDS, table, f"penalties[{i}]") for i, table in enumerate(recipe.penalties)
+    ]
+    return tuple(penalty for penalty in made if penalty.weight)
 
 
 def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:

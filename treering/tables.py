@@ -1,8 +1,8 @@
 """The tables of a recipe, one for each heading of its TOML: every key and its default.
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
-types cannot say is checked in config.py. The tables of methods (`[update]`, `[schedule]`,
-`replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+types cannot say is checked in config.py. The tables of methods (`[update]`, `[[penalties]]`,
+`[schedule]`, `replay.memory`) stay tables here; `build.py` constructs the methods that they name.
 """
 
 from __future__ import annotations
@@ -99,6 +99,33 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """`weight` * T^2 * KL(teacher || model), in nats/token at the `temperature` T, is added to the
+    loss of rows `on` "all", "fresh" or "replayed", at every `every`-th step. `from_` = "start" (the
+    weights that the run begins with), "phase" (those of the last phase's end; none before that) or
+    a folder of a model with the same tokenizer. A weight of 0 is no teacher."""
+
+    weight: float = 0.0
+    from_: str = "start"
+    temperature: float = 2.0
+    on: str = "all"
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of weights * losses of a step's rows, `fresh` and `replayed` ones,
+    divided by their number (`normalize` = "rows") or by the sum of the weights ("weights"). `z` *
+    logsumexp(logits)^2 is added to each loss. Losses are recorded without weights and additions."""
+
+    fresh: float = 1.0
+    replayed: float = 1.0
+    normalize: str = "rows"
+    z: float = 0.0
+    teacher: Teacher = field(default_factory=Teacher)
+
+
+@dataclass(frozen=True)
 class Guard:
     """A step whose gradient is not finite is skipped; so is one whose loss or gradient norm lies
     `spike` standard deviations above the mean of the phase's last `window` steps (0 = off). After
@@ -191,6 +218,8 @@ class Recipe:
     anneal: Anneal = field(default_factory=Anneal)
     batch: BatchSize = field(default_factory=BatchSize)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    objective: Objective = field(default_factory=Objective)
+    penalties: tuple[Table, ...] = ()
     guard: Guard = field(default_factory=Guard)
     compute: Compute = field(default_factory=Compute)
     evaluate: Evaluate = field(default_factory=Evaluate)

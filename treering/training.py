@@ -13,12 +13,12 @@ from treering import build, cache, folder, outcome, records
 from treering.batch import Batch
 from treering.branch import branch
 from treering.config import Recipe, Table
+from treering.consolidation import learned
 from treering.extension import changes
 from treering.header import header, speed
 from treering.interruption import Interruption, Preempted, interruption, reason
 from treering.journal import Journal
 from treering.ledger import Ledger
-from treering.loop import train
 from treering.mesh import joined
 from treering.position import State
 from treering.probe import probe, probing
@@ -129,7 +129,7 @@ class Run:
         batches = parts.ranks.waiting(parts.stream.batches(self.state))
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         mark = time.monotonic()
-        for done in train(parts.learner, parts.update, batches, parts.rules):
+        for done in learned(parts, batches, self.state):
             before, self.state = self.ledger.tokens, done.after
             self.ledger = self.ledger.step(done.batch, done.metrics)
             self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())

@@ -17,26 +17,31 @@ ON_CPU, ON_DEVICE = 2**22, 2**27  # logits of a chunk: what a cache holds; what 
 
 
 def linear_cross_entropy(
-    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, counts_N: torch.Tensor
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    counts_N: torch.Tensor,
+    z: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of counts * losses, float32[]; losses in nats, float32[N], without gradient).
+    """(sum of counts * (losses + z * logsumexp^2), float32[]; losses in nats, float32[N], without
+    gradient).
 
     Products are in autocast's precision, the losses and the sum over positions of the head's
     gradient in fp32.
     """
     if torch.is_grad_enabled():
         found: tuple[torch.Tensor, torch.Tensor] = _Chunked.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, head_VD, targets_N, counts_N
+            hidden_ND, head_VD, targets_N, counts_N, z
         )
         return found
-    hidden_ND, head_VD = _cast(hidden_ND, head_VD)
+    hidden_ND, head_VD = cast(hidden_ND, head_VD)
     with torch.autocast(hidden_ND.device.type, enabled=False):
         parts = [
-            _losses(hidden_ND[rows] @ head_VD.t(), targets_N[rows])[0]
-            for rows in _chunks(hidden_ND, head_VD)
+            _losses(hidden_ND[rows] @ head_VD.t(), targets_N[rows])
+            for rows in chunks(hidden_ND, head_VD)
         ]
-    losses = torch.cat(parts)
-    return (counts_N * losses).sum(), losses
+    losses, normalizers = (torch.cat(found) for found in zip(*parts, strict=True))
+    return _total(counts_N, losses, normalizers, z), losses
 
 
 class _Chunked(torch.autograd.Function):
@@ -47,18 +52,22 @@ class _Chunked(torch.autograd.Function):
         head_VD: torch.Tensor,
         targets_N: torch.Tensor,
         counts_N: torch.Tensor,
+        z: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kinds = hidden_ND.dtype, head_VD.dtype
-        hidden_ND, head_VD = _cast(hidden_ND, head_VD)
+        hidden_ND, head_VD = cast(hidden_ND, head_VD)
         ids_V = torch.arange(head_VD.shape[0], device=head_VD.device)
-        all_losses, to_hidden = [], []
+        all_losses, normalizers, to_hidden = [], [], []
         to_head = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            for rows in _chunks(hidden_ND, head_VD):
+            for rows in chunks(hidden_ND, head_VD):
                 logits = (hidden_ND[rows] @ head_VD.t()).float()
                 losses, normalizer = _losses(logits, targets_N[rows])
                 all_losses.append(losses)
+                normalizers.append(normalizer)
                 chances = torch.exp(logits - normalizer[:, None])
+                if z:
+                    chances = chances * (1 + 2 * z * normalizer[:, None])
                 is_target = (ids_V == targets_N[rows, None]).float()
                 slope = ((chances - is_target) * counts_N[rows, None]).to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
@@ -66,12 +75,19 @@ class _Chunked(torch.autograd.Function):
         losses = torch.cat(all_losses)
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
         ctx.mark_non_differentiable(losses)
-        return (counts_N * losses).sum(), losses
+        return _total(counts_N, losses, torch.cat(normalizers), z), losses
 
     @staticmethod
     def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
-        return total * to_hidden, total * to_head, None, None
+        return total * to_hidden, total * to_head, None, None, None
+
+
+def _total(
+    counts: torch.Tensor, losses: torch.Tensor, normalizers: torch.Tensor, z: float
+) -> torch.Tensor:
+    total = (counts * losses).sum()
+    return total + z * (counts * normalizers**2).sum() if z else total
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +97,7 @@ def _losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, 
     return normalizer - logits.gather(1, targets[:, None])[:, 0], normalizer
 
 
-def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """As autocast would have them."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
@@ -89,7 +105,7 @@ def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
 
-def _chunks(hidden_ND: torch.Tensor, head_VD: torch.Tensor) -> list[slice]:
+def chunks(hidden_ND: torch.Tensor, head_VD: torch.Tensor) -> list[slice]:
     """Slices of positions, as many as fit."""
     logits = ON_CPU if hidden_ND.device.type == "cpu" else ON_DEVICE
     size = max(1, logits // head_VD.shape[0])

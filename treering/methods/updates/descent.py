@@ -20,7 +20,9 @@ class Descent:
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         metrics = learner.backward(batch)
         applied = learner.apply()
-        return dataclasses.replace(metrics, grad_norm=applied.norm, skipped=applied.skipped)
+        return dataclasses.replace(
+            metrics, grad_norm=applied.norm, skipped=applied.skipped, penalty=applied.penalty
+        )
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         return {}

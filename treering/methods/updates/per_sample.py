@@ -28,9 +28,10 @@ class PerSample:
         def mean(name: str) -> torch.Tensor:
             return torch.stack([getattr(part, name) for part in parts]).nanmean()
 
+        penalised = ("penalty",) if parts[0].penalty is not None else ()
         return replace(
             parts[0],
-            **{name: mean(name) for name in MEANS},
+            **{name: mean(name) for name in (*MEANS, *penalised)},
             training_flops=sum(part.training_flops for part in parts),
             meta_flops=sum(part.meta_flops for part in parts),
         )
