@@ -43,6 +43,7 @@ def written(folder: Path, rows: list[list[str]]) -> str:
     return str(path)
 
 
+@pytest.mark.timeout(300)
 def test_fit_prints_the_law_and_what_was_held_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,9 @@
 
 A CSV has the columns N, D (tokens trained, replayed ones too), replay (their share), a column of
 losses for each corpus, and may have run and seed. Of a run, D counts from where its last phase
-began; N is the header's count of parameters that multiply, embeddings left out. Checkpoints count
-where the rate is the phase's highest, neither warm-up nor decay: those of a schedule that falls all
-along are no samples of D, but for the last.
+began; N is the header's count of parameters that multiply: the head's too, look-up tables not.
+Checkpoints count where the rate is the phase's highest, neither warm-up nor decay: those of a
+schedule that falls all along are no samples of D, but for the last.
 """
 
 from __future__ import annotations
