@@ -26,7 +26,7 @@ RANKS = (
     "weights checkpoint folder",
     "pretrained",
     "model identity",
-    "fp8",
+    "fp8 groups",
     "forward",
     "lengths stream learner encode writer analysis",
     "saving",

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
+from treering import downstream, groups, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.forward import Forward, check_documents, is_linear
@@ -77,9 +77,8 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
         paths = shelf.cached(corpus.train, corpus.validation, words, cache)
-        train.append(
-            shelf.opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
-        )
+        at = f"corpora.{name}.train"
+        train.append(shelf.opened(paths[0], at, mark, size) if name in needed else None)
         assert paths[1] is not None, "every corpus has a validation"
         validation[name] = shelf.opened(paths[1], f"corpora.{name}.validation", mark, size)
     plan = planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
@@ -87,9 +86,8 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
         name: {"train": store.digest if store else "", "validation": validation[name].digest}
         for name, store in zip(recipe.corpora, train, strict=True)
     }
-    return Data(
-        words, tuple(train), validation, plan, lengths(plan), identity(recipe, mark, digests)
-    )
+    same = identity(recipe, mark, digests)
+    return Data(words, tuple(train), validation, plan, lengths(plan), same)
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -141,17 +139,16 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
 
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    learns = update(recipe, recipe.update)
+    learns = update(recipe, recipe.update, steps=given.steps)
     rates = schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
     per_token = model.cost(begun, recipe.length)
-    vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
     resets = recipe.optimizer.at_phase == "reset"
     return Parts(
         Ranks(mesh),
-        Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
+        Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
         learner,
         learns,
         memories.KINDS["everything"](),
@@ -203,25 +200,30 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
         source = wanted.from_ or recipe.model.from_
         assert source is not None, "config.check wants one of them"
         return tokenizer.load(source, remote_code=recipe.model.remote_code)
-    texts = [
-        (corpus.train, None if isinstance(corpus.validation, str) else corpus.validation)
-        for corpus in recipe.corpora.values()
-    ]
+    every = recipe.corpora.values()
+    texts = [(c.train, None if isinstance(c.validation, str) else c.validation) for c in every]
     return shelf.cached_tokenizer(texts, wanted.train, cache)
 
 
-def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
-    """The update that a recipe's table names, with those inside it."""
-    table = dict(table)
+def update(
+    recipe: Recipe, table: Table, where: str = "update", steps: tuple[int, ...] = ()
+) -> Update:
+    """The update that a recipe's table names, with those inside it; steps: as in `schedule`."""
+    table, steps = dict(table), steps or (1,) * len(recipe.phases)
     if "inner" in table:
         if not isinstance(table["inner"], dict):
             raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
-        table["inner"] = update(recipe, table["inner"], where + ".inner")
+        table["inner"] = update(recipe, table["inner"], where + ".inner", steps)
     if "start" in table:
         names = [phase.name for phase in recipe.phases]
-        if table["start"] not in names:
-            raise Invalid(f"{where}.start = {table['start']!r}{near(str(table['start']), names)}")
-        table["start"] = names.index(table["start"])
+        if (name := table["start"]) not in names:
+            raise Invalid(f"{where}.start = {name!r}{near(str(name), names)}")
+        table["start"] = names.index(name)
+    if table.get("kind") == "outer" and isinstance(table.get("rate"), dict):
+        try:
+            table["rate"] = schedule(replace(recipe, schedule=table["rate"]), steps)
+        except Invalid as error:
+            raise Invalid(f"{where}.rate: {error}") from error
     if table.get("kind") == "per_sample" and recipe.micro_rows != 1:
         raise Invalid(
             f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
@@ -238,11 +240,11 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
     shape = construct(schedules.KINDS, table, "schedule")
     if span not in ("run", "phase"):
         raise Invalid(f"schedule.span = {span!r}: must be 'run' or 'phase'")
-    spans = (sum(steps),) if span == "run" else steps
-    return join([(shape.over(n), n) for n in spans])
+    return join([(shape.over(n), n) for n in ((sum(steps),) if span == "run" else steps)])
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
-    """The model that the recipe begins with; see `model.build`."""
+    """The model that the recipe begins with, see `model.build`; what is frozen is marked so."""
     words = given.tokenizer
-    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    begun = model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    return groups.frozen(begun, recipe.optimizer.groups)

@@ -111,6 +111,7 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
     at_phase = optimizer.at_phase
     want(at_phase in ("keep", "reset"), "optimizer.at_phase", at_phase, "keep or reset")
+    _check_groups(recipe, want)
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
@@ -144,6 +145,20 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(model.attention in ("causal", "document"), "model.attention", model.attention,
          "causal or document")  # fmt: skip
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
+
+
+def _check_groups(recipe: Recipe, want: typing.Callable[[bool, str, object, str], None]) -> None:
+    roles = ["embeddings", "head", "norms", "layers", "rest"]
+    matches = [group.match for group in recipe.optimizer.groups]
+    want(matches.count("rest") <= 1, "optimizer.groups", matches, "name 'rest' once")
+    for i, group in enumerate(recipe.optimizer.groups):
+        where = f"optimizer.groups[{i}]"
+        good = group.match in roles
+        want(good, f"{where}.match", group.match, "no such role" + near(group.match, roles))
+        want(group.rate >= 0, f"{where}.rate", group.rate, "must not be negative (0 = frozen)")
+        for key, layer in (("first", group.first), ("last", group.last)):
+            good = layer is None or group.match == "layers"
+            want(good, f"{where}.{key}", layer, "only 'layers' have numbers; leave it out")
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:

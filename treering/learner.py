@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from treering import groups, tables
 from treering import optimizer as inner
-from treering import tables
 from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
@@ -21,7 +21,8 @@ from treering.protocols import Applied, Metrics, Update
 class Learner:
     """A forward pass and the optimizer of its weights.
 
-    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place.
+    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place. `trained`
+    names those that are not frozen.
     """
 
     def __init__(
@@ -35,7 +36,12 @@ class Learner:
         self.forward = forward
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
-        self.optimizer = inner.build(self.params, optimizer)
+        rates = dict(
+            zip(self.names, groups.rates(forward.root.model, optimizer.groups), strict=True)
+        )
+        self.trained = [name for name, p in self.weights.items() if rates[name] and p.requires_grad]
+        own = [self.weights[name] for name in self.trained]
+        self.optimizer = inner.build(own, [rates[name] for name in self.trained], optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
         self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch
@@ -48,8 +54,7 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next `apply`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        inner.set_rate(self.optimizer, rate)
 
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the mean loss over the batch's rows, micro-batch by micro-batch.
@@ -93,7 +98,16 @@ class Learner:
         """The gradient of the batch's mean loss, one tensor for each parameter; nothing is kept of
         it. Only between steps, when no gradient waits to be applied."""
         self.backward(batch)
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        return self.take_gradient()
+
+    def waiting_gradient(self) -> list[torch.Tensor]:
+        """What `backward` added up, one tensor for each parameter: to be changed in place before
+        `apply`. Zeros of their own where a weight has no part in the loss."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+
+    def take_gradient(self) -> list[torch.Tensor]:
+        """The same, taken away: nothing is left to apply."""
+        found = self.waiting_gradient()
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
@@ -120,9 +134,14 @@ class Learner:
         """Forget the optimizer's moments."""
         inner.reset(self.optimizer)
 
+    def names_of(self, kind: str) -> list[str]:
+        """The parameters of which there are tensors of a kind: frozen ones have no moments."""
+        return self.trained if kind.startswith("optimizer.") else self.names
+
     def state(self) -> dict[str, list[torch.Tensor]]:
-        """Weights and optimizer state, one tensor for each parameter; load into them in place."""
-        moments = inner.state(self.optimizer, self.params)
+        """Weights, one tensor for each parameter, and the optimizer's, for each that is trained;
+        load into them in place."""
+        moments = inner.state(self.optimizer, [self.weights[name] for name in self.trained])
         weights = {"weights": [param.detach() for param in self.params]}
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
 
@@ -136,5 +155,5 @@ def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()
-        for name, tensor in zip(learner.names, found, strict=True)
+        for name, tensor in zip(learner.names_of(kind), found, strict=True)
     }

@@ -13,17 +13,22 @@ from treering import tables
 Optimizer = torch.optim.AdamW | torch.optim.SGD
 
 
-def build(params: Sequence[nn.Parameter], wanted: tables.Optimizer) -> Optimizer:
-    """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only.
+def build(
+    params: Sequence[nn.Parameter], rates: Sequence[float], wanted: tables.Optimizer
+) -> Optimizer:
+    """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only. rates: what
+    the rate of each parameter is multiplied with, see `set_rate`.
 
     AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into
     it and a reset is a filling with zeros.
     """
+    alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for param, rate in zip(params, rates, strict=True):
+        alike.setdefault((param.ndim >= 2, rate), []).append(param)
     groups = [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": wanted.decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        {"params": found, "weight_decay": wanted.decay if matrices else 0.0, "multiplier": rate}
+        for (matrices, rate), found in alike.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if wanted.kind == "sgd":
         spread = any(isinstance(param, DTensor) for param in params)  # for which none is fused
         return torch.optim.SGD(groups, lr=0.0, fused=not spread)
@@ -36,6 +41,12 @@ def build(params: Sequence[nn.Parameter], wanted: tables.Optimizer) -> Optimizer
             "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format),
         }
     return optimizer
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """The rate of the next step, multiplied for each group of parameters with its own."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]
 
 
 def state(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> dict[str, list[torch.Tensor]]:

@@ -103,6 +103,15 @@ class Learner(Protocol):
     def apply(self) -> Applied:
         """Clip, let the optimizer step unless the guard refuses, clear the gradients."""
 
+    def waiting_gradient(self) -> list[torch.Tensor]:
+        """What waits for `apply`, one tensor for each parameter; may be changed in place."""
+
+    def take_gradient(self) -> list[torch.Tensor]:
+        """The same, held aside: nothing waits any more."""
+
+    def dot(self, one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The inner product of two such lists over all ranks, float64[]."""
+
 
 class Update(Protocol):
     """How a batch is learned from; an update wraps an update.

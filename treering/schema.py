@@ -106,6 +106,8 @@ def lay_over(table: Table, assignment: str) -> None:
 
 def _value(hint: Any, value: object, where: str) -> Any:
     """`value` as the annotated type, or Invalid."""
+    if callable(value) or getattr(hint, "_is_protocol", False):
+        return value  # a method that build.py has constructed
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for option in inner:
@@ -113,8 +115,6 @@ def _value(hint: Any, value: object, where: str) -> Any:
                 return _value(option, value, where)
         wanted = " or ".join(option.__name__ for option in inner if option is not types.NoneType)
         _refuse(value, where, wanted)
-    if getattr(hint, "_is_protocol", False):
-        return value  # a method that build.py has constructed
     if hint == Table:
         return (
             _finite(value, where) if isinstance(value, dict) else _refuse(value, where, "a table")
@@ -149,6 +149,8 @@ def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
 def _fits(kind: type, value: object) -> bool:
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(kind, types.GenericAlias):  # of functions, which no table holds
+        return False
     if kind is float:  # neither nan, nor inf, nor an integer beyond all floats
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, kind)
