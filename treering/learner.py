@@ -119,14 +119,15 @@ class Learner:
     def standing_in(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
         """Other weights in the place of the trained ones for a while, to be scored or exported."""
         kept = [param.detach().clone() for param in self.params]
-        self._put(weights)
+        self.put(weights)
         try:
             yield
         finally:
-            self._put(kept)
+            self.put(kept)
 
     @torch.no_grad()
-    def _put(self, weights: Sequence[torch.Tensor]) -> None:
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Write over the trained weights, in place."""
         for param, weight in zip(self.params, weights, strict=True):
             param.copy_(weight)
 

@@ -9,7 +9,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 Table = dict[str, Any]
@@ -113,8 +113,9 @@ def _value(hint: Any, value: object, where: str) -> Any:
         for option in inner:
             if option is not types.NoneType and _fits(option, value):
                 return _value(option, value, where)
-        wanted = " or ".join(option.__name__ for option in inner if option is not types.NoneType)
-        _refuse(value, where, wanted)
+        named = [option for option in inner if option is not types.NoneType]
+        wanted = ["a table" if _is_function(option) else option.__name__ for option in named]
+        _refuse(value, where, " or ".join(wanted))
     if hint == Table:
         return (
             _finite(value, where) if isinstance(value, dict) else _refuse(value, where, "a table")
@@ -146,10 +147,14 @@ def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
     raise Invalid(f"{where} = {value!r}: must be {wanted}")
 
 
+def _is_function(hint: Any) -> bool:
+    return typing.get_origin(hint) is Callable
+
+
 def _fits(kind: type, value: object) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    if isinstance(kind, types.GenericAlias):  # of functions, which no table holds
+    if _is_function(kind):  # which no table holds
         return False
     if kind is float:  # neither nan, nor inf, nor an integer beyond all floats
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
