@@ -109,6 +109,12 @@ VARIED = {
     "one row for two ranks": ("batch.tokens=16", "batch.micro=16", "replay.share=0.0"),
     "online": ("update={kind='per_sample'}", "batch.micro=16"),
     "averages": ("update={kind='average', decays=[0.5, 0.9]}",),
+    "latest": ("update={kind='latest', every=2, last=3, snapshots='cpu'}",),
+    "diloco": ("update={kind='outer', every=3, rate=0.7, optimizer='nesterov', momentum=0.9}",),
+    "outer adam": ("update={kind='outer', every=3, rate=0.01, optimizer='adam', anchor='cpu'}",),
+    "agem": ("update={kind='agem'}",),
+    "gem": ("update={kind='gem', strength=0.1}",),
+    "groups": ("optimizer.groups=[{match='embeddings', rate=0}, {match='norms', rate=0.1}]",),
     "probe": ("probe.every=5",),
     "sgd, reset": ("optimizer.kind='sgd'", "optimizer.at_phase='reset'"),
     "nested": ("update={kind='reptile', every=3, rate=0.5, anchor='cpu', inner={kind='reptile', "
