@@ -15,7 +15,7 @@ import torch
 from treering.batch import Batch, Refs
 from treering.config import Invalid
 from treering.learner import Learner
-from treering.methods.updates import AGEM, GEM, Descent, Reptile
+from treering.methods.updates import AGEM, GEM, Descent, PerSample, Reptile
 from treering.methods.updates.gem import solve
 from treering.protocols import Metrics, Update
 
@@ -192,6 +192,12 @@ def test_a_killed_run_goes_on(place: Path, forks: tiny.Forks, tmp_path: Path, ki
     tiny.kill_after_step(sitting, tmp_path / "killed", 20)
     assert forks.run(tmp_path / "killed", "--set", sets)[0] == 0
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_row_by_row_there_is_nothing_to_compare(name: str) -> None:
+    with pytest.raises(Invalid, match="update.inner.kind: 'agem' and 'gem' compare the rows"):
+        PerSample(METHODS[name]())
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])

@@ -142,7 +142,8 @@ class Learner:
     def state(self) -> dict[str, list[torch.Tensor]]:
         """Weights, one tensor for each parameter, and the optimizer's, for each that is trained;
         load into them in place."""
-        moments = inner.state(self.optimizer, [self.weights[name] for name in self.trained])
+        own = self.weights
+        moments = inner.state(self.optimizer, [own[name] for name in self.trained])
         weights = {"weights": [param.detach() for param in self.params]}
         return weights | {f"optimizer.{name}": tensors for name, tensors in moments.items()}
 
