@@ -6,9 +6,9 @@
     layers       all of a layer, its norms too
     rest         what no other group matches
 
-What is frozen keeps its bits, and has neither a gradient nor moments; FLOPs are counted as if it
-had. Roles are asked of the model's structure, not of its names. A slow learner (SLCA, arXiv 2303.05118,
-section 3.2) is a "rest" of rate 0.01 beside a "head" of rate 1.
+Roles are asked of the model's structure, not of its names. What is frozen keeps its bits, and has
+neither a gradient nor moments; FLOPs are counted as if it had. A slow learner (SLCA, arXiv
+2303.05118, section 3.2) is a "rest" of rate 0.01 beside a "head" of rate 1.
 """
 
 from __future__ import annotations

@@ -36,12 +36,11 @@ class Learner:
         self.forward = forward
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
-        rates = dict(
-            zip(self.names, groups.rates(forward.root.model, optimizer.groups), strict=True)
-        )
-        self.trained = [name for name, p in self.weights.items() if rates[name] and p.requires_grad]
-        own = [self.weights[name] for name in self.trained]
-        self.optimizer = inner.build(own, [rates[name] for name in self.trained], optimizer)
+        rates = groups.rates(forward.root.model, optimizer.groups)
+        pairs = zip(self.names, zip(self.params, rates, strict=True), strict=True)
+        own = {name: (p, rate) for name, (p, rate) in pairs if rate and p.requires_grad}
+        self.trained = list(own)
+        self.optimizer = inner.build(list(own.values()), optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
         self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch

@@ -13,28 +13,26 @@ from treering import tables
 Optimizer = torch.optim.AdamW | torch.optim.SGD
 
 
-def build(
-    params: Sequence[nn.Parameter], rates: Sequence[float], wanted: tables.Optimizer
-) -> Optimizer:
-    """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only. rates: what
-    the rate of each parameter is multiplied with, see `set_rate`.
+def build(own: Sequence[tuple[nn.Parameter, float]], wanted: tables.Optimizer) -> Optimizer:
+    """Fused AdamW, or fused SGD without momentum, of parameters and what the rate of each is
+    multiplied with. Weight decay is for matrices only.
 
     AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into
     it and a reset is a filling with zeros.
     """
     alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for param, rate in zip(params, rates, strict=True):
+    for param, rate in own:
         alike.setdefault((param.ndim >= 2, rate), []).append(param)
     groups = [
         {"params": found, "weight_decay": wanted.decay if matrices else 0.0, "multiplier": rate}
         for (matrices, rate), found in alike.items()
     ]
     if wanted.kind == "sgd":
-        spread = any(isinstance(param, DTensor) for param in params)  # for which none is fused
+        spread = any(isinstance(param, DTensor) for param, _ in own)  # for which none is fused
         return torch.optim.SGD(groups, lr=0.0, fused=not spread)
     betas = (wanted.betas[0], wanted.betas[1])
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=wanted.eps, fused=True)
-    for param in params:
+    for param, _ in own:
         optimizer.state[param] = {
             "step": torch.zeros((), dtype=torch.float32, device=param.device),
             "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
