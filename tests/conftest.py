@@ -64,7 +64,7 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
     """
     import torch
 
-    from treering import model, tables
+    from treering import groups, model, tables
     from treering.forward import forward
     from treering.learner import Learner
     from treering.mesh import Mesh
@@ -82,10 +82,11 @@ def learner_of() -> Iterator[Callable[..., Learner]]:
         objective: tables.Objective | None = None,
         **optimizer: object,
     ) -> Learner:
+        settings = tables.Optimizer(**optimizer)  # type: ignore[arg-type]
         fresh = model.fresh(model.llama(shape, VOCABULARY, LENGTH), seed)
+        groups.frozen(fresh, settings.groups)
         compute = tables.Compute(compile=False, precision=precision, deterministic=True)
         call = forward(model.Root(fresh, NextToken()), compute, rows, Mesh())
-        settings = tables.Optimizer(**optimizer)  # type: ignore[arg-type]
         guard = tables.Guard(spike)
         made = Learner(call, settings, guard, objective=objective, flops_per_token=100.0)
         made.set_rate(rate)

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PhiCo
 from treering import model, tables
 from treering.batch import Batch
 from treering.forward import forward, is_linear
-from treering.learner import Learner, weighted
+from treering.learner import Learner
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken, cross_entropy
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
+from treering.roles import weighted
 
 POSITIONS, WIDTH, VOCABULARY = 50, 16, 300
 Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

@@ -18,10 +18,11 @@ from treering import build, config, model, records, tables
 from treering.batch import Batch
 from treering.config import Invalid
 from treering.forward import forward
-from treering.learner import Learner, taught_rows
+from treering.learner import Learner
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken, cross_entropy
 from treering.methods.objectives.divergence import divergences, linear_divergence
+from treering.roles import taught_rows
 
 BatchesOf = Callable[..., list[Batch]]
 Given = tuple[torch.Tensor, ...]

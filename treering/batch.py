@@ -6,7 +6,7 @@ pair (source, index): the corpus's number in the recipe, and the sample's number
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,11 @@ class Batch:
             self.ends_phase and rows.indices(len(self))[1] == len(self),
             self.begins_phase and rows.indices(len(self))[0] == 0,
         )
+
+    def only(self, rows: NDArray[np.bool_]) -> Batch:
+        """Some of its rows, as a step that stands where this one does."""
+        tokens, refs, replayed = self.tokens[rows], self.refs[rows], self.replayed[rows]
+        return replace(self, tokens=tokens, refs=refs, replayed=replayed)
 
     @property
     def predicted(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import downstream, model, shelf, tokenizer, trackers
+from treering import downstream, groups, model, shelf, tokenizer, trackers
 from treering.cache import cached, cached_tokenizer, opened
 from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
@@ -69,9 +69,8 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
         paths = cached(corpus.train, corpus.validation, words, cache)
-        train.append(
-            opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
-        )
+        at = f"corpora.{name}.train"
+        train.append(opened(paths[0], at, mark, size) if name in needed else None)
         assert paths[1] is not None, "every corpus has a validation"
         validation[name] = opened(paths[1], f"corpora.{name}.validation", mark, size)
     plan = shelf.planner(recipe, tuple(s.samples(recipe.length) if s else 0 for s in train))
@@ -79,18 +78,16 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
         name: {"train": store.digest if store else "", "validation": validation[name].digest}
         for name, store in zip(recipe.corpora, train, strict=True)
     }
-    return Data(
-        words, tuple(train), validation, plan, lengths(plan), identity(recipe, mark, digests)
-    )
+    same = identity(recipe, mark, digests)
+    return Data(words, tuple(train), validation, plan, lengths(plan), same)
 
 
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    learns = shelf.update(recipe, recipe.update)
+    learns = shelf.update(recipe, recipe.update, steps=given.steps)
     rates = shelf.schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
     per_token = model.cost(begun, recipe.length)
-    vocabulary = model.size(begun)
     taught_by = teacher(recipe, begun, given.identity["tokenizer"])
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
     learner = Learner(
@@ -99,7 +96,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     )  # fmt: skip
     return Parts(
         Ranks(mesh),
-        Stream(given.planner, given.train, given.steps, recipe.length, vocabulary),
+        Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
         learner,
         learns,
         memories.KINDS["everything"](),
@@ -126,14 +123,13 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
         source = wanted.from_ or recipe.model.from_
         assert source is not None, "config.check wants one of them"
         return tokenizer.load(source, remote_code=recipe.model.remote_code)
-    texts = [
-        (corpus.train, None if isinstance(corpus.validation, str) else corpus.validation)
-        for corpus in recipe.corpora.values()
-    ]
+    every = recipe.corpora.values()
+    texts = [(c.train, None if isinstance(c.validation, str) else c.validation) for c in every]
     return cached_tokenizer(texts, wanted.train, cache)
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
-    """The model that the recipe begins with; see `model.build`."""
+    """The model that the recipe begins with, see `model.build`; what is frozen is marked so."""
     words = given.tokenizer
-    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    begun = model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    return groups.frozen(begun, recipe.optimizer.groups)

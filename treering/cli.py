@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     export = known.add_parser("export", help="a folder for AutoModelForCausalLM.from_pretrained")
     export.add_argument("run")
     export.add_argument("--out", required=True, metavar="FOLDER")
+    export.add_argument(
+        "--branch", metavar="NAME", help="weights beside the trained ones, averages"
+    )
     export.set_defaults(verb=verbs.export)
 
     _plan_verbs(known)

@@ -118,6 +118,7 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     for name in anneal.phases:
         want(name in names, "anneal.phases", name, "no such phase" + near(name, names))
     _check_objective(recipe.objective, want)
+    _check_groups(recipe, want)
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
@@ -170,6 +171,20 @@ def _check_objective(
     roles = ("all", "fresh", "replayed")
     want(teacher.on in roles, f"{where}.on", teacher.on, f"one of {roles}")
     want(teacher.every >= 1, f"{where}.every", teacher.every, "must be at least 1 step")
+
+
+def _check_groups(recipe: Recipe, want: typing.Callable[[bool, str, object, str], None]) -> None:
+    roles = ["embeddings", "head", "norms", "layers", "rest"]
+    matches = [group.match for group in recipe.optimizer.groups]
+    want(matches.count("rest") <= 1, "optimizer.groups", matches, "name 'rest' once")
+    for i, group in enumerate(recipe.optimizer.groups):
+        where = f"optimizer.groups[{i}]"
+        good = group.match in roles
+        want(good, f"{where}.match", group.match, "no such role" + near(group.match, roles))
+        want(group.rate >= 0, f"{where}.rate", group.rate, "must not be negative (0 = frozen)")
+        for key, layer in (("first", group.first), ("last", group.last)):
+            good = layer is None or group.match == "layers"
+            want(good, f"{where}.{key}", layer, "only 'layers' have numbers; leave it out")
 
 
 def _located(recipe: Recipe, folder: Path) -> Recipe:

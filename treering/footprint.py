@@ -82,7 +82,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         calls = -(-recipe.rows // (rows * world))
         height = _height(call, shares, recipe.length, calls)
         held = _held(call, shares, recipe)
-    gradients = held["weights"]
+        gradients = sum(weight.nbytes for weight in root.parameters() if weight.requires_grad)
     return Footprint(
         parameters=parameters,
         flops_per_token=flops_per_token,
@@ -130,7 +130,7 @@ def _height(call: Forward, shares: Sequence[tuple[int, ...]], length: int, calls
             gradients[id(weight)] = torch.empty(sizes[id(weight)])
 
     sizes = {id(weight): share for weight, share in zip(weights, shares, strict=True)}
-    for weight in weights:
+    for weight in (weight for weight in weights if weight.requires_grad):
         weight.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
     call.root.train()
     with Alive(weights) as alive:

@@ -26,6 +26,8 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
         table["model"]["from"] = pretrained.fingerprint(start) or start
     teacher = table["objective"]["teacher"]
     teacher["from"] = pretrained.fingerprint(teacher["from"]) or teacher["from"]
+    if not recipe.optimizer.groups:
+        del table["optimizer"]["groups"]
     for name in LATER:  # so that a run begun before there was such a table goes on
         if getattr(recipe, name) == defaults[name]:
             del table[name]

@@ -7,26 +7,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
+from treering import groups, tables
 from treering import optimizer as inner
-from treering import tables
 from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.mesh import whole
 from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Teacher, Update
 from treering.rng import key
+from treering.roles import taught_rows, weighted
 
 
 class Learner:
     """A forward pass and the optimizer of its weights.
 
-    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place.
+    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place. `trained`
+    names those that are not frozen.
     """
 
     def __init__(
@@ -46,7 +46,11 @@ class Learner:
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
         teacher = forward.root.teacher if self._objective.teacher.from_ == "phase" else None
         self.taught = [] if teacher is None else list(teacher.model.parameters())
-        self.optimizer = inner.build(self.params, optimizer)
+        rates = groups.rates(forward.root.model, optimizer.groups)
+        pairs = zip(self.names, zip(self.params, rates, strict=True), strict=True)
+        own = {name: (p, rate) for name, (p, rate) in pairs if rate and p.requires_grad}
+        self.trained = list(own)
+        self.optimizer = inner.build(list(own.values()), optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
         self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch
@@ -59,8 +63,7 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next `apply`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        inner.set_rate(self.optimizer, rate)
 
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the mean loss over the batch's rows, weighted by their roles,
@@ -121,7 +124,16 @@ class Learner:
         tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits
         to be applied."""
         self._backward(batch, tables.Objective())
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        return self.take_gradient()
+
+    def waiting_gradient(self) -> list[torch.Tensor]:
+        """What `backward` added up, one tensor for each parameter: to be changed in place before
+        `apply`. Zeros of their own where a weight has no part in the loss."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+
+    def take_gradient(self) -> list[torch.Tensor]:
+        """The same, taken away: nothing is left to apply."""
+        found = self.waiting_gradient()
         self.optimizer.zero_grad(set_to_none=True)
         return found
 
@@ -150,14 +162,15 @@ class Learner:
     def standing_in(self, weights: Sequence[torch.Tensor]) -> Iterator[None]:
         """Other weights in the place of the trained ones for a while, to be scored or exported."""
         kept = [param.detach().clone() for param in self.params]
-        self._put(weights)
+        self.put(weights)
         try:
             yield
         finally:
-            self._put(kept)
+            self.put(kept)
 
     @torch.no_grad()
-    def _put(self, weights: Sequence[torch.Tensor]) -> None:
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Write over the trained weights, in place."""
         for param, weight in zip(self.params, weights, strict=True):
             param.copy_(weight)
 
@@ -172,9 +185,15 @@ class Learner:
             assert teacher is not None
             teacher.put(self.params)
 
+    def names_of(self, kind: str) -> list[str]:
+        """The parameters of which there are tensors of a kind: frozen ones have no moments."""
+        return self.trained if kind.startswith("optimizer.") else self.names
+
     def state(self) -> dict[str, list[torch.Tensor]]:
-        """Weights and optimizer state, one tensor for each parameter; load into them in place."""
-        moments = inner.state(self.optimizer, self.params)
+        """Weights, one tensor for each parameter, and the optimizer's, for each that is trained;
+        load into them in place."""
+        own = self.weights
+        moments = inner.state(self.optimizer, [own[name] for name in self.trained])
         weights = {"weights": [param.detach() for param in self.params]}
         if self.taught:
             weights["teacher"] = [param.detach() for param in self.taught]
@@ -203,23 +222,6 @@ class PerRowObjective:
         return self.given.logits(model, tokens)
 
 
-def weighted(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
-    """What each row of a batch counts in the total, by its role; float32[n]."""
-    weights = np.where(batch.replayed, objective.replayed, objective.fresh)
-    over = weights.sum() if objective.normalize == "weights" else len(batch)
-    return (weights / max(over, np.finfo(np.float64).tiny)).astype(np.float32)
-
-
-def taught_rows(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
-    """What each row's divergence from the teacher counts in the total; float32[n]. Nothing where
-    there is no teacher at this step."""
-    wanted = objective.teacher
-    rows = {"all": batch.replayed | True, "fresh": ~batch.replayed, "replayed": batch.replayed}
-    silent = batch.step % wanted.every or (wanted.from_ == "phase" and batch.phase == 0)
-    weight = 0.0 if silent else wanted.weight
-    return (rows[wanted.on] * (weight / len(batch))).astype(np.float32)
-
-
 def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     """All that learns, by name and parameter: weights/NAME, optimizer.exp_avg/NAME,
     update.anchor/NAME, penalty.0.anchor/NAME; and what the guard remembers, guard/NAME. They are
@@ -231,5 +233,5 @@ def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()
-        for name, tensor in zip(learner.names, found, strict=True)
+        for name, tensor in zip(learner.names_of(kind), found, strict=True)
     }

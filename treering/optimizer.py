@@ -13,29 +13,38 @@ from treering import tables
 Optimizer = torch.optim.AdamW | torch.optim.SGD
 
 
-def build(params: Sequence[nn.Parameter], wanted: tables.Optimizer) -> Optimizer:
-    """Fused AdamW, or fused SGD without momentum. Weight decay is for matrices only.
+def build(own: Sequence[tuple[nn.Parameter, float]], wanted: tables.Optimizer) -> Optimizer:
+    """Fused AdamW, or fused SGD without momentum, of parameters and what the rate of each is
+    multiplied with. Weight decay is for matrices only.
 
     AdamW's state is made at once, not at the first step, so that a checkpoint can be loaded into
     it and a reset is a filling with zeros.
     """
+    alike: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for param, rate in own:
+        alike.setdefault((param.ndim >= 2, rate), []).append(param)
     groups = [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": wanted.decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        {"params": found, "weight_decay": wanted.decay if matrices else 0.0, "multiplier": rate}
+        for (matrices, rate), found in alike.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if wanted.kind == "sgd":
-        spread = any(isinstance(param, DTensor) for param in params)  # for which none is fused
+        spread = any(isinstance(param, DTensor) for param, _ in own)  # for which none is fused
         return torch.optim.SGD(groups, lr=0.0, fused=not spread)
     betas = (wanted.betas[0], wanted.betas[1])
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=wanted.eps, fused=True)
-    for param in params:
+    for param, _ in own:
         optimizer.state[param] = {
             "step": torch.zeros((), dtype=torch.float32, device=param.device),
             "exp_avg": torch.zeros_like(param, memory_format=torch.preserve_format),
             "exp_avg_sq": torch.zeros_like(param, memory_format=torch.preserve_format),
         }
     return optimizer
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """The rate of the next step, multiplied for each group of parameters with its own."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]
 
 
 def state(optimizer: Optimizer, params: Sequence[nn.Parameter]) -> dict[str, list[torch.Tensor]]:

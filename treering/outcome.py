@@ -14,8 +14,8 @@ from treering import (
     checkpoint,
     config,
     downstream,
-    objective,
     pretrained,
+    shelf,
     tables,
     tokenizer,
 )
@@ -25,8 +25,12 @@ from treering.config import Invalid, Recipe, Table
 from treering.downstream import TaskScore
 from treering.evaluate import Score, score
 from treering.folder import check_writable
-from treering.learner import Learner
+from treering.forward import Forward
+from treering.learner import Learner, tensors
 from treering.mesh import Mesh, joined
+from treering.model import Root
+from treering.objective import forward as rooted
+from treering.objective import objective
 from treering.records import read
 from treering.report.card import card
 from treering.tables import Evaluate
@@ -51,7 +55,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
-        forward = objective.forward(recipe, found, end, mesh)
+        forward = rooted(recipe, found, end, mesh)
         return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
 
 
@@ -78,8 +82,9 @@ def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -
     return list(downstream.load(wanted, words).scores(found).scores)
 
 
-def export(run: str, out: Path, cache: Path) -> int:
-    """Write the model of a run's newest sound checkpoint as a Hugging Face folder; its step."""
+def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
+    """Write the model of a run's newest sound checkpoint as a Hugging Face folder; its step.
+    `branch`: the weights that the update keeps beside the trained ones by that name."""
     folder = Path(run)
     if not (folder / "records.jsonl").exists():
         raise Invalid(f"{run}: is no run folder (it has no records.jsonl)")
@@ -88,11 +93,11 @@ def export(run: str, out: Path, cache: Path) -> int:
     check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)
-    found = of_run(folder, recipe, data)
-    text = card(recipe, forgetting.summary(read(folder)))
+    found = of_branch(folder, recipe, data, branch) if branch else of_run(folder, recipe, data)
+    text = card(recipe, forgetting.summary(read(folder), branch), branch)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.export(found, data.tokenizer, out, card=text)
-    return _newest(folder)[1]
+    return int(_newest(folder)[1]["step"])
 
 
 def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Table:
@@ -120,8 +125,27 @@ def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:
     return found
 
 
-def _newest(folder: Path) -> tuple[Path, int]:
+def of_branch(folder: Path, recipe: Recipe, data: build.Data, branch: str) -> PreTrainedModel:
+    """A run's model with the weights of a branch, as of its newest sound checkpoint."""
+    found, (path, numbers) = build.start(recipe, data), _newest(folder)
+    root = Root(found, objective(recipe, tokenizer.end_of_text(data.tokenizer)))
+    call = Forward(root, root, Mesh(), None, 1)
+    learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
+    update = shelf.update(recipe, recipe.update)
+    every = tensors(learner, update).items()
+    own = {name: tensor for name, tensor in every if name.startswith("update.")}
+    checkpoint.load(path, own, Mesh())
+    update.restore(numbers["update"])
+    branches = update.branches()
+    if branch not in branches:
+        known = ", ".join(branches) or "none; see [update] 'average' and 'latest'"
+        raise Invalid(f"--branch {branch!r}: the run's branches are {known}")
+    learner.put(branches[branch])
+    return found
+
+
+def _newest(folder: Path) -> tuple[Path, Table]:
     newest = checkpoint.newest(folder / "checkpoints")
     if newest is None:
         raise Invalid(f"{folder}: has no sound checkpoint yet; let `treering run` go on")
-    return newest[0], int(newest[1]["step"])
+    return newest

@@ -129,6 +129,12 @@ class Learner(Protocol):
     def apply(self) -> Applied:
         """Clip, let the optimizer step unless the guard refuses, clear the gradients."""
 
+    def waiting_gradient(self) -> list[torch.Tensor]:
+        """What waits for `apply`, one tensor for each parameter; may be changed in place."""
+
+    def take_gradient(self) -> list[torch.Tensor]:
+        """The same, held aside: nothing waits any more."""
+
     def gradients(self, batch: Batch, of: PerRow, at: int) -> Iterator[list[torch.Tensor]]:
         """Of each row of a batch by itself the gradient of `of`, one tensor for each parameter,
         valid until the next. Random numbers that `of` draws are those of the key `at`."""

@@ -9,7 +9,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 Table = dict[str, Any]
@@ -106,15 +106,16 @@ def lay_over(table: Table, assignment: str) -> None:
 
 def _value(hint: Any, value: object, where: str) -> Any:
     """`value` as the annotated type, or Invalid."""
+    if callable(value) or getattr(hint, "_is_protocol", False):
+        return value  # a method that build.py has constructed
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for option in inner:
             if option is not types.NoneType and _fits(option, value):
                 return _value(option, value, where)
-        wanted = " or ".join(option.__name__ for option in inner if option is not types.NoneType)
-        _refuse(value, where, wanted)
-    if getattr(hint, "_is_protocol", False):
-        return value  # a method that build.py has constructed
+        named = [option for option in inner if option is not types.NoneType]
+        wanted = ["a table" if _is_function(option) else option.__name__ for option in named]
+        _refuse(value, where, " or ".join(wanted))
     if hint == Table:
         return (
             _finite(value, where) if isinstance(value, dict) else _refuse(value, where, "a table")
@@ -146,9 +147,15 @@ def _refuse(value: object, where: str, wanted: str) -> typing.NoReturn:
     raise Invalid(f"{where} = {value!r}: must be {wanted}")
 
 
+def _is_function(hint: Any) -> bool:
+    return typing.get_origin(hint) is Callable
+
+
 def _fits(kind: type, value: object) -> bool:
     if isinstance(value, bool):
         return kind is bool
+    if _is_function(kind):  # which no table holds
+        return False
     if kind is float:  # neither nan, nor inf, nor an integer beyond all floats
         return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, kind)

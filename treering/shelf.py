@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 from treering import model
@@ -66,18 +67,25 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
     return plan
 
 
-def update(recipe: Recipe, table: Table, where: str = "update") -> Update:
-    """The update that a recipe's table names, with those inside it."""
-    table = dict(table)
+def update(
+    recipe: Recipe, table: Table, where: str = "update", steps: tuple[int, ...] = ()
+) -> Update:
+    """The update that a recipe's table names, with those inside it; steps: as in `schedule`."""
+    table, steps = dict(table), steps or (1,) * len(recipe.phases)
     if "inner" in table:
         if not isinstance(table["inner"], dict):
             raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
-        table["inner"] = update(recipe, table["inner"], where + ".inner")
+        table["inner"] = update(recipe, table["inner"], where + ".inner", steps)
     if "start" in table:
         names = [phase.name for phase in recipe.phases]
-        if table["start"] not in names:
-            raise Invalid(f"{where}.start = {table['start']!r}{near(str(table['start']), names)}")
-        table["start"] = names.index(table["start"])
+        if (name := table["start"]) not in names:
+            raise Invalid(f"{where}.start = {name!r}{near(str(name), names)}")
+        table["start"] = names.index(name)
+    if table.get("kind") == "outer" and isinstance(table.get("rate"), dict):
+        try:
+            table["rate"] = schedule(replace(recipe, schedule=table["rate"]), steps)
+        except Invalid as error:
+            raise Invalid(f"{where}.rate: {error}") from error
     if table.get("kind") == "per_sample" and recipe.micro_rows != 1:
         raise Invalid(
             f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "

@@ -86,9 +86,22 @@ class BatchSize:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Parameters whose rate is `rate` times the schedule's; at 0 they are frozen. `match` = their
+    role, see groups.py; of "layers" from `first` to `last`, counted from 0, or from the top by
+    negative numbers."""
+
+    match: str
+    rate: float
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """The inner optimizer. `decay` is for matrices only; `clip` 0 is off. `at_phase`: where a phase
-    begins its moments and steps are kept, "reset", or the first moment alone ("reset-momentum")."""
+    begins its moments and steps are kept, "reset", or the first moment alone ("reset-momentum").
+    Parameters in none of the `groups` have the schedule's rate."""
 
     kind: str = "adamw"
     betas: tuple[float, ...] = (0.9, 0.95)
@@ -96,6 +109,7 @@ class Optimizer:
     decay: float = 0.1
     clip: float = 1.0
     at_phase: str = "keep"
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True)

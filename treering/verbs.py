@@ -229,6 +229,8 @@ def export(options: argparse.Namespace) -> int:
     from treering import outcome
     from treering.cache import cache_folder
 
-    step = outcome.export(options.run, Path(options.out), cache_folder(options.cache))
-    print(f"{options.out}: the model of {options.run} after step {step}")
+    out, branch = Path(options.out), options.branch
+    step = outcome.export(options.run, out, cache_folder(options.cache), branch)
+    of = f"{options.run}, {branch}" if branch else options.run
+    print(f"{out}: the model of {of} after step {step}")
     return 0

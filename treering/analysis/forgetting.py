@@ -113,9 +113,10 @@ def incremental_mean(matrix: Matrix, *, strict: bool = False) -> Metric:
     return Metric(value, {}, matrix.unit, reasons[0] if reasons else None)
 
 
-def summary(records: Sequence[Record]) -> dict[str, Any]:
-    """A run's matrix, metrics and costs, ready for JSON: what is missing is None with a reason."""
-    loss = matrix(records)
+def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, Any]:
+    """A run's matrix, metrics and costs, ready for JSON: what is missing is None with a reason.
+    `branch`: of weights scored beside the trained ones."""
+    loss = matrix(records, branch=branch)
     recipe = header_of(records)["recipe"]
     step = next((r for r in reversed(records) if r.get("kind") == "step"), {})
     sittings = [r for r in records if r.get("kind") in ("header", "step", "end")]
@@ -126,7 +127,7 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         "rows": [{"label": r.label, "step": r.step, "tokens": r.tokens} for r in loss.rows],
         "learned": dict(loss.learned),
         "loss": _judged(loss),
-        "bits_per_byte": _judged(matrix(records, metric="bits_per_byte")),
+        "bits_per_byte": _judged(matrix(records, metric="bits_per_byte", branch=branch)),
         "tasks": _tasks(records, [row.step for row in loss.rows]),
         "step": step.get("step", 0),
         "tokens": tokens,

@@ -12,16 +12,18 @@ from treering.report.table import markdown
 from treering.schema import values
 
 
-def card(recipe: Recipe, summary: dict[str, Any]) -> str:
-    """The README.md of an exported model: what it was trained on, what it learned and lost."""
+def card(recipe: Recipe, summary: dict[str, Any], branch: str | None = None) -> str:
+    """The README.md of an exported model: what it was trained on, what it learned and lost.
+    `branch`: it is of weights beside the trained ones, and so is the summary."""
+    which = f'The weights "{branch}" beside those of the run. ' if branch else ""
     return f"""---
 library_name: transformers
 tags: [continual-pretraining, treering]
 ---
 # A model of continual pre-training
 
-Made by Treering with the recipe below. Held-out loss of every corpus before training (base) and
-at the end of each phase, in nats/token:
+{which}Made by Treering with the recipe below. Held-out loss of every corpus before training
+(base) and at the end of each phase, in nats/token:
 
 {markdown(summary)}
 

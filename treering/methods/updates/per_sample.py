@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from treering.batch import Batch
+from treering.config import Invalid
+from treering.methods.updates.agem import AGEM
 from treering.methods.updates.descent import Descent
+from treering.methods.updates.gem import GEM
 from treering.protocols import Learner, Metrics, Update
 
 MEANS = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "skipped")
@@ -21,6 +24,13 @@ class PerSample:
     at a time. Fresh samples come first, then replayed ones."""
 
     inner: Update = field(default_factory=Descent)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, AGEM | GEM):
+            raise Invalid(
+                "update.inner.kind: 'agem' and 'gem' compare the rows of a step, of which "
+                "'per_sample' gives them one at a time; use them alone"
+            )
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         parts = [self.inner(learner, batch[row : row + 1]) for row in range(len(batch))]

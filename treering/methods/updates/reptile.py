@@ -18,6 +18,7 @@ import torch
 from treering.batch import Batch
 from treering.config import Invalid
 from treering.methods.updates.descent import Descent
+from treering.methods.updates.window import Window
 from treering.protocols import Learner, Metrics, Update
 
 
@@ -42,60 +43,27 @@ class Reptile:
     start: int = 0  # the phase's number; in a recipe its name
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise Invalid(f"update.every = {self.every}: must be at least 1 inner update")
         if not 0 <= self.rate <= 1:
             raise Invalid(f"update.rate = {self.rate}: must be in [0, 1]; 1 is plain training")
-        if self.anchor not in ("device", "cpu"):
-            raise Invalid(f"update.anchor = {self.anchor!r}: must be 'device' or 'cpu'")
         if self.rate == 0:
             warnings.warn("update.rate = 0 undoes every window: nothing is learned", stacklevel=2)
-        self._anchor: list[torch.Tensor] | None = None
-        self._calls = 0  # of the inner update since the last meta-update
-        self._skipped: list[torch.Tensor] = []  # of these calls, those that may have been skipped
+        self._window = Window(self.every, self.anchor)
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         if batch.phase < self.start or self.rate == 1:
             return self.inner(learner, batch)
-        if self._calls == 0:
-            self._take_anchor(learner)
+        self._window.opens(learner)
         metrics = self.inner(learner, batch)
-        self._calls += 1
-        self._skipped.append(metrics.skipped)
-        aligns = self.align and batch.ends_phase
-        if self._calls < self.every and not aligns:
+        if not self._window.closes(metrics, now=self.align and batch.ends_phase):
             return metrics
-        if self._counted() < self.every and not aligns:
-            return metrics
-        self._calls = 0
         return replace(metrics, meta_flops=metrics.meta_flops + self._meta_update(learner))
-
-    def _counted(self) -> int:
-        """Calls of the window without those that changed nothing: waits for the device, once for a
-        window."""
-        if self._skipped:
-            self._calls -= int(torch.stack(self._skipped).floor().sum())
-            self._skipped = []
-        return self._calls
 
     @torch.no_grad()
     def _meta_update(self, learner: Learner) -> float:
         """Interpolate in place, so that the optimizer goes on with the same tensors. FLOPs."""
-        assert self._anchor is not None
-        for weight, anchor in zip(learner.params, self._anchor, strict=True):
+        for weight, anchor in zip(learner.params, self._window.anchor(learner), strict=True):
             weight.copy_(torch.lerp(anchor.to(weight.device), weight, self.rate))
         return 3.0 * sum(weight.numel() for weight in learner.params)
-
-    @torch.no_grad()
-    def _take_anchor(self, learner: Learner) -> None:
-        if self._anchor is None:
-            self._anchor = self._copies(learner)
-        for weight, anchor in zip(learner.params, self._anchor, strict=True):
-            anchor.copy_(weight)
-
-    def _copies(self, learner: Learner) -> list[torch.Tensor]:
-        device = torch.device("cpu") if self.anchor == "cpu" else None
-        return [w.detach().to(device or w.device, copy=True) for w in learner.params]
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         """The anchors, one tensor for each parameter; of the right shape also before there is one,
@@ -103,15 +71,13 @@ class Reptile:
         inner = {f"inner.{name}": tensors for name, tensors in self.inner.state(learner).items()}
         if self.rate == 1:
             return inner
-        if self._anchor is None:
-            self._anchor = self._copies(learner)
-        return {"anchor": self._anchor, **inner}
+        return {"anchor": self._window.anchor(learner), **inner}
 
     def counters(self) -> dict[str, Any]:
-        return {"calls": self._counted(), "inner": self.inner.counters()}
+        return {"calls": self._window.counted(), "inner": self.inner.counters()}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
-        self._calls = int(counters["calls"])
+        self._window.calls = int(counters["calls"])
         self.inner.restore(counters["inner"])
 
     def branches(self) -> dict[str, list[torch.Tensor]]:
