@@ -15,6 +15,7 @@ from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.mesh import whole
+from treering.model import matrices
 from treering.protocols import Applied, Metrics, Update
 
 
@@ -35,6 +36,8 @@ class Learner:
         self.forward = forward
         self.names = [name for name, _ in forward.root.model.named_parameters()]
         self.params: list[nn.Parameter] = list(forward.root.model.parameters())
+        found = matrices(forward.root.model)
+        self.matrices = {name: found[name] for name in self.names if name in found}
         self.optimizer = inner.build(self.params, optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)

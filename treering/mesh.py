@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from treering import tables
 from treering.config import Invalid
@@ -191,6 +191,14 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor gathered from all ranks, which all must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Write values, whole and the same on all ranks, into a tensor that may be spread over them."""
+    if isinstance(tensor, DTensor):
+        grid, placements = tensor.device_mesh, tensor.placements
+        values = distribute_tensor(values, grid, placements, src_data_rank=None)
+    tensor.copy_(values)
 
 
 def fit(wanted: tables.Mesh, world: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from treering import config, pretrained, tables
 from treering.config import Invalid
@@ -118,6 +119,19 @@ def count(model: PreTrainedModel) -> tuple[int, int]:
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     idle = {id(t) for t in tables if head is None or t is not head.weight}
     return sum(every.values()), sum(n for name, n in every.items() if name not in idle)
+
+
+def matrices(model: PreTrainedModel) -> dict[str, str]:
+    """Names of the weights of linear layers but the head, and what their rows are: outputs ("out")
+    or, of GPT-2's layers, inputs ("in")."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    kinds = ((nn.Linear, "out"), (Conv1D, "in"))
+    return {
+        f"{name}.weight": rows
+        for name, module in model.named_modules()
+        for kind, rows in kinds
+        if isinstance(module, kind) and module is not head
+    }
 
 
 def cost(model: PreTrainedModel, length: int) -> float:

@@ -92,10 +92,19 @@ class Applied:
 
 
 class Learner(Protocol):
-    """A model and its two verbs. `params` are the fp32 weights that the optimizer owns."""
+    """A model and its two verbs. `params` are the fp32 weights that the optimizer owns, `weights`
+    the same by name. `matrices` names those of linear layers but the head, and says what their rows
+    are: "out", or "in" where a layer multiplies from the left.
+    """
 
     @property
     def params(self) -> Sequence[torch.Tensor]: ...
+
+    @property
+    def weights(self) -> Mapping[str, torch.Tensor]: ...
+
+    @property
+    def matrices(self) -> Mapping[str, str]: ...
 
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the batch's mean loss; nothing is known of the step yet."""
@@ -103,13 +112,17 @@ class Learner(Protocol):
     def apply(self) -> Applied:
         """Clip, let the optimizer step unless the guard refuses, clear the gradients."""
 
+    def state(self) -> dict[str, list[torch.Tensor]]:
+        """Weights and the optimizer's tensors ("optimizer.exp_avg"), one for each parameter."""
+
 
 class Update(Protocol):
     """How a batch is learned from; an update wraps an update.
 
-    `state` names its tensors for the checkpoint, one for each parameter; they are loaded in
-    place. `counters` are its numbers; they are given back to `restore`. `branches` are weights to
-    be scored beside the trained ones, by name, one tensor for each parameter.
+    `state` names its tensors for the checkpoint, one for each parameter, of any shape and empty
+    where a parameter has none; they are loaded in place. `counters` are its numbers; they are given
+    back to `restore`. `branches` are weights to be scored beside the trained ones, by name, one
+    tensor for each parameter.
     """
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics: ...
