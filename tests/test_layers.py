@@ -32,7 +32,7 @@ RANKS = (
     "lengths stream learner encode writer analysis",
     "saving",
     "prepare loop ranks evaluate report probe downstream trackers",
-    "cache journal pipeline",
+    "cache journal pipeline adapter",
     "build",
     "header scoring",
     "outcome footprint launch verify",
@@ -48,7 +48,7 @@ RANKS = (
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
-OPEN_SHELF = ("build", "training", "methods")  # who may import a method
+OPEN_SHELF = ("adapter", "build", "training", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
     "report verbs cli"

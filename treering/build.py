@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from treering import adapter, downstream, model, pretrained, tokenizer, trackers
 from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.forward import Forward, check_documents, is_linear
@@ -97,6 +97,7 @@ def check_methods(recipe: Recipe) -> None:
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
     update(recipe, recipe.update)
+    adapter.named(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
 
@@ -141,13 +142,13 @@ def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
 
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    learns = update(recipe, recipe.update)
     rates = schedule(recipe, given.steps)
-    begun = start(recipe, given, spread=mesh.grid is not None)
+    begun = adapter.adapted(recipe, start(recipe, given, spread=mesh.grid is not None))
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=per_token)
+    learns = adapter.around(recipe, update(recipe, recipe.update), begun, given.steps)
     resets = recipe.optimizer.at_phase == "reset"
     return Parts(
         Ranks(mesh),
@@ -245,4 +246,5 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
     """The model that the recipe begins with; see `model.build`."""
     words = given.tokenizer
+    spread &= not recipe.adapter  # none is put beside weights that are yet to be read
     return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from treering import build, model, tokenizer
+from treering import adapter, build, model, tokenizer
 from treering.config import Recipe
 from treering.forward import Forward, precision, recompute
 from treering.learner import Learner
@@ -65,6 +65,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         begun = build.start(recipe, given, spread=True)
     with fake:
         materialize(begun, CPU)
+        adapter.adapted(recipe, begun)
         parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
         objective = build.objective(recipe, tokenizer.end_of_text(given.tokenizer))
         root = model.Root(begun, objective)
@@ -99,7 +100,9 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
         weight.data = torch.empty(share)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = build.update(recipe, recipe.update).state(learner)
-    kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
+    frozen = [weight for weight in call.root.parameters() if not weight.requires_grad]
+    kept = learner.state() | {"frozen weights": frozen} if frozen else learner.state()
+    kept = kept | {f"update.{name}": found for name, found in own.items()}
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 
 
@@ -126,7 +129,8 @@ def _height(call: Forward, shares: Sequence[tuple[int, ...]], length: int, calls
 
     sizes = {id(weight): share for weight, share in zip(weights, shares, strict=True)}
     for weight in weights:
-        weight.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]
     call.root.train()
     with Alive(weights) as alive:
         for _ in range(min(calls, 2)):  # the second finds the gradients of the first

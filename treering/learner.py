@@ -22,7 +22,8 @@ from treering.protocols import Applied, Metrics, Update
 class Learner:
     """A forward pass and the optimizer of its weights.
 
-    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place.
+    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place, all of
+    the model's that are not frozen.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Learner:
         flops_per_token: float,
     ) -> None:
         self.forward = forward
-        self.names = [name for name, _ in forward.root.model.named_parameters()]
-        self.params: list[nn.Parameter] = list(forward.root.model.parameters())
+        trained = [(n, p) for n, p in forward.root.model.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in trained]
+        self.params: list[nn.Parameter] = [param for _, param in trained]
         found = matrices(forward.root.model)
         self.matrices = {name: found[name] for name in self.names if name in found}
         self.optimizer = inner.build(self.params, optimizer)
@@ -43,6 +45,7 @@ class Learner:
         self.guard = Guard(guard, forward.mesh.device)
         self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch
         self.flops_per_token = flops_per_token
+        self.rate = 0.0
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -51,6 +54,7 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next `apply`."""
+        self.rate = rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

@@ -114,11 +114,20 @@ def size(model: PreTrainedModel) -> int:
 
 def count(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters: all, and those that multiply (all but look-up tables that are not the head)."""
-    every = {id(p): p.numel() for p in model.parameters()}
+    every, idle = list(model.parameters()), _idle(model)
+    return sum(p.numel() for p in every), sum(p.numel() for p in every if id(p) not in idle)
+
+
+def frozen(model: PreTrainedModel) -> int:
+    """Those parameters that multiply and have no gradient of their own."""
+    idle, every = _idle(model), model.parameters()
+    return sum(p.numel() for p in every if not p.requires_grad and id(p) not in idle)
+
+
+def _idle(model: PreTrainedModel) -> set[int]:
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    idle = {id(t) for t in tables if head is None or t is not head.weight}
-    return sum(every.values()), sum(n for name, n in every.items() if name not in idle)
+    return {id(t) for t in tables if head is None or t is not head.weight}
 
 
 def matrices(model: PreTrainedModel) -> dict[str, str]:
@@ -135,9 +144,10 @@ def matrices(model: PreTrainedModel) -> dict[str, str]:
 
 
 def cost(model: PreTrainedModel, length: int) -> float:
-    """FLOPs of a trained token in windows of `length`."""
+    """FLOPs of a trained token in windows of `length`; 4 for each frozen parameter."""
     (_, multiplying), (layers, width) = count(model), shape(model)
-    return flops_per_token(multiplying, layers=layers, width=width, length=length)
+    every = flops_per_token(multiplying, layers=layers, width=width, length=length)
+    return every - 2.0 * frozen(model)
 
 
 def shape(model: PreTrainedModel) -> tuple[int, int]:

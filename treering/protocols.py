@@ -4,6 +4,7 @@
     decides what is seen again       -> Memory
     must see, repeat or undo a step  -> Update
     sets the rate                    -> Schedule
+    trains small weights beside all  -> Adapter
 
 Mixtures that observe, penalties and surgeries get their protocols with the first method that
 needs one.
@@ -94,7 +95,7 @@ class Applied:
 class Learner(Protocol):
     """A model and its two verbs. `params` are the fp32 weights that the optimizer owns, `weights`
     the same by name. `matrices` names those of linear layers but the head, and says what their rows
-    are: "out", or "in" where a layer multiplies from the left.
+    are: "out", or "in" where a layer multiplies from the left. `rate` is that of the next step.
     """
 
     @property
@@ -106,6 +107,9 @@ class Learner(Protocol):
     @property
     def matrices(self) -> Mapping[str, str]: ...
 
+    @property
+    def rate(self) -> float: ...
+
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the batch's mean loss; nothing is known of the step yet."""
 
@@ -114,6 +118,25 @@ class Learner(Protocol):
 
     def state(self) -> dict[str, list[torch.Tensor]]:
         """Weights and the optimizer's tensors ("optimizer.exp_avg"), one for each parameter."""
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments."""
+
+
+class Adapter(Protocol):
+    """Small weights beside frozen ones, which alone are trained. `merge` = "phase" or "end": after
+    what they are added to the frozen ones."""
+
+    @property
+    def merge(self) -> str: ...
+
+    def insert(self, model: PreTrainedModel, names: Sequence[str], seed: int) -> None:
+        """Into a model, the weights of whose linear layers are `names`; before it is spread."""
+
+    def around(
+        self, inner: Update, layers: Sequence[Any], seed: int, steps: Sequence[int]
+    ) -> Update:
+        """The update of a run whose phases have so many steps; `layers` are the inserted ones."""
 
 
 class Update(Protocol):

@@ -29,7 +29,7 @@ class Side:
         return gradient - self.kept @ (self.kept.T @ gradient)
 
     def down(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Coordinates [rank, n] of a matrix [m, n], or without a basis the matrix where it is free."""
+        """Coordinates [rank, n] of a matrix [m, n]; without a basis what of it is free."""
         return self.basis.T @ matrix if self.basis.shape[1] else self.free(matrix)
 
     def up(self, coordinates: torch.Tensor) -> torch.Tensor:
