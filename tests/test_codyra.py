@@ -158,12 +158,11 @@ def test_a_merge_keeps_the_outputs(batches_of: BatchesOf) -> None:
 def test_the_null_keeps_as_many_at_random_and_does_not_train_them(batches_of: BatchesOf) -> None:
     how = CoDyRA(4, threshold=60.0, kept=1.5)
     learner, layers, update = begun(how)
-    assert not any(".gate" in name for name in learner.names)
+    assert not any(name.endswith(".gate") for name in learner.names)
 
     def masks() -> torch.Tensor:
-        return torch.stack(
-            [layer.gate.detach().clone() for layer in layers if layer.gate is not None]
-        )
+        gates = [layer.gate for layer in layers if layer.gate is not None]
+        return torch.stack(gates).detach().clone()
 
     first = masks()
     assert set(first.flatten().tolist()) == {0.0, 1.0} and int(first.sum()) == round(1.5 * 7)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -63,9 +64,10 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake if recipe.model.from_ is None else nullcontext():
         begun = build.start(recipe, given, spread=True)
+    if recipe.adapter:
+        _left_out(adapter.adapted(recipe, begun))
     with fake:
         materialize(begun, CPU)
-        adapter.adapted(recipe, begun)
         parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
         objective = build.objective(recipe, tokenizer.end_of_text(given.tokenizer))
         root = model.Root(begun, objective)
@@ -104,6 +106,14 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     kept = learner.state() | {"frozen weights": frozen} if frozen else learner.state()
     kept = kept | {f"update.{name}": found for name, found in own.items()}
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+
+
+def _left_out(begun: PreTrainedModel) -> None:
+    """Take the memory from an adapter, which peft cannot make of fake tensors."""
+    for module in begun.modules():
+        for name, param in module.named_parameters(recurse=False):
+            if param.requires_grad:
+                module.register_parameter(name, nn.Parameter(param.to("meta")))
 
 
 def _gathered(begun: PreTrainedModel) -> int:

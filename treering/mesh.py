@@ -40,8 +40,7 @@ class Elsewhere(SystemExit):
 class Mesh:
     """Rank `rank` of `world`, on its device; `grid` has the dimensions (replicate, shard).
 
-    `hosts` is a group of gloo for what processors tell one another, `spare` one for another thread;
-    `store` is torchrun's.
+    Gloo's groups are `hosts`, for what processors say, and `spare`; `store` is torchrun's.
     """
 
     rank: int = 0
@@ -196,8 +195,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
     """Write values, whole and the same on all ranks, into a tensor that may be spread over them."""
     if isinstance(tensor, DTensor):
-        grid, placements = tensor.device_mesh, tensor.placements
-        values = distribute_tensor(values, grid, placements, src_data_rank=None)
+        values = distribute_tensor(
+            values, tensor.device_mesh, tensor.placements, src_data_rank=None
+        )
     tensor.copy_(values)
 
 

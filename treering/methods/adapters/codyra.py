@@ -9,10 +9,11 @@ merged, and adapters begin anew. Where this departs from the released code, and 
 - Its threshold is three edits in place, of which the later see what the earlier wrote: all within
   2 kappa becomes 0. Here it is the formula.
 - kappa follows the learning rate, as a proximal step's does; `prox = "fixed"` is theirs.
-- Gates begin at 1. Theirs, from N(0, 1), move so little that |w| at the start decides which stay:
-  with no signal at all about half of them do. `gates = "normal"` is theirs.
+- Gates begin at 1. Theirs, from N(0, 1), are `gates = "normal"`.
 
-So a null control belongs to each result: `kept` directions a layer, drawn at random, without gates.
+An Adam step is no longer than the rate. A threshold above 1 outruns it: which gates stay is then
+decided by where they began, and of theirs, with no signal at all, about half do. So a null control
+belongs to each result: `kept` directions a layer on average, drawn at random, without gates.
 """
 
 from __future__ import annotations
