@@ -192,13 +192,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    """Write values, whole and the same on all ranks, into a tensor that may be spread over them."""
+def fill(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Write a value, whole and the same on all ranks, into a tensor that may be spread."""
     if isinstance(tensor, DTensor):
-        values = distribute_tensor(
-            values, tensor.device_mesh, tensor.placements, src_data_rank=None
-        )
-    tensor.copy_(values)
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    tensor.copy_(value)
 
 
 def fit(wanted: tables.Mesh, world: int) -> tuple[int, int]:
