@@ -27,8 +27,9 @@ from transformers import PreTrainedModel
 
 from treering.config import Invalid
 from treering.mesh import fill
+from treering.methods.adapters.insertion import insert
 from treering.methods.adapters.lora import check
-from treering.methods.adapters.low_rank import LowRank, insert, low_rank
+from treering.methods.adapters.low_rank import LowRank, low_rank
 from treering.methods.adapters.merging import Merging
 from treering.methods.adapters.selecting import Selecting
 from treering.protocols import Update

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from treering.config import Invalid
-from treering.methods.adapters.low_rank import LowRank, insert, low_rank
+from treering.methods.adapters.insertion import insert
+from treering.methods.adapters.low_rank import LowRank, low_rank
 from treering.methods.adapters.merging import Merging
 from treering.protocols import Update
 
