@@ -12,7 +12,8 @@ import torch
 
 from treering import build, config
 from treering.loop import train
-from treering.mesh import Mesh, joined, local
+from treering.mesh import Mesh, joined
+from treering.spread import local
 
 STEPS = 3
 

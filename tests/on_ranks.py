@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from treering import build, config, pretrained, tables, weights
 from treering.evaluate import score
-from treering.mesh import Mesh, joined, local, whole
+from treering.mesh import Mesh, joined
+from treering.spread import local, whole
 
 CONVERTED = "neox"  # transformers renames its weights while it reads and writes them
 CONTINUED = ("gpt2", "qwen3", CONVERTED)

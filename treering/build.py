@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import downstream, groups, model, shelf, tokenizer, trackers
+from treering import adapter, downstream, groups, model, shelf, tokenizer, trackers
 from treering.cache import cached, cached_tokenizer, opened
 from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
@@ -84,16 +84,18 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
 
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
-    learns = shelf.update(recipe, recipe.update, steps=given.steps)
     rates = shelf.schedule(recipe, given.steps)
     begun = start(recipe, given, spread=mesh.grid is not None)
-    per_token = model.cost(begun, recipe.length)
     taught_by = teacher(recipe, begun, given.identity["tokenizer"])
+    begun = adapter.adapted(recipe, begun)
+    per_token = model.cost(begun, recipe.length)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
     learner = Learner(
         call, recipe.optimizer, recipe.guard, objective=recipe.objective,
         penalties=shelf.penalties(recipe), flops_per_token=per_token,
     )  # fmt: skip
+    update = shelf.update(recipe, recipe.update, steps=given.steps)
+    learns = adapter.around(recipe, update, begun, given.steps)
     return Parts(
         Ranks(mesh),
         Stream(given.planner, given.train, given.steps, recipe.length, model.size(begun)),
@@ -131,5 +133,6 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
     """The model that the recipe begins with, see `model.build`; what is frozen is marked so."""
     words = given.tokenizer
+    spread &= not recipe.adapter  # none is put beside weights that are yet to be read
     begun = model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
     return groups.frozen(begun, recipe.optimizer.groups)

@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from treering import build, model, shelf, tokenizer
+from treering import adapter, build, model, shelf, tokenizer
 from treering.config import Recipe
 from treering.forward import Forward, precision, recompute
 from treering.learner import Learner
-from treering.mesh import Mesh, device, fit, materialize
+from treering.mesh import Mesh, device, fit
 from treering.objective import objective
+from treering.spread import materialize
 
 CPU = torch.device("cpu")  # of fake tensors; its attention keeps what a GPU's flash attention keeps
 
@@ -64,6 +66,8 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake if recipe.model.from_ is None else nullcontext():
         begun = build.start(recipe, given, spread=True)
+    if recipe.adapter:
+        _left_out(adapter.adapted(recipe, begun))
     with fake:
         materialize(begun, CPU)
         parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
@@ -100,12 +104,22 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
         weight.data = torch.empty(share)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = shelf.update(recipe, recipe.update).state(learner)
-    kept = learner.state() | {f"update.{name}": found for name, found in own.items()}
+    frozen = [weight for weight in call.root.parameters() if not weight.requires_grad]
+    kept = learner.state() | ({"frozen weights": frozen} if frozen else {})
+    kept |= {f"update.{name}": found for name, found in own.items()}
     for i, penalty in enumerate(shelf.penalties(recipe)):
         kept |= {f"penalty.{i}.{name}": found for name, found in penalty.state(learner).items()}
     if recipe.objective.teacher.weight:  # taken to be as large as the model
         kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in learner.params]
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+
+
+def _left_out(begun: PreTrainedModel) -> None:
+    """Take the memory from an adapter, which peft cannot make of fake tensors."""
+    for module in begun.modules():
+        for name, param in module.named_parameters(recurse=False):
+            if param.requires_grad:
+                module.register_parameter(name, nn.Parameter(param.to("meta")))
 
 
 def _gathered(begun: PreTrainedModel) -> int:

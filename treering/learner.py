@@ -16,17 +16,18 @@ from treering import optimizer as inner
 from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
-from treering.mesh import whole
+from treering.model import matrices
 from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Teacher, Update
 from treering.rng import key
 from treering.roles import taught_rows, weighted
+from treering.spread import whole
 
 
 class Learner:
     """A forward pass and the optimizer of its weights.
 
-    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place. `trained`
-    names those that are not frozen.
+    `params` is taken once: the fp32 tensors that the optimizer owns and updates in place, all of
+    the model's that are not frozen.
     """
 
     def __init__(
@@ -42,19 +43,21 @@ class Learner:
         self.forward = forward
         self._objective = objective or tables.Objective()
         self.penalties = penalties
-        self.names = [name for name, _ in forward.root.model.named_parameters()]
-        self.params: list[nn.Parameter] = list(forward.root.model.parameters())
+        every, found = forward.root.model.named_parameters(), matrices(forward.root.model)
+        trained = {name: param for name, param in every if param.requires_grad}
+        self.names, self.params = list(trained), list(trained.values())
+        self.matrices = {name: found[name] for name in self.names if name in found}
         teacher = forward.root.teacher if self._objective.teacher.from_ == "phase" else None
-        self.taught = [] if teacher is None else list(teacher.model.parameters())
+        copies = {} if teacher is None else dict(teacher.model.named_parameters())
+        self.taught = [copies[name] for name in self.names if name in copies]
         rates = groups.rates(forward.root.model, optimizer.groups)
-        pairs = zip(self.names, zip(self.params, rates, strict=True), strict=True)
-        own = {name: (p, rate) for name, (p, rate) in pairs if rate and p.requires_grad}
-        self.trained = list(own)
-        self.optimizer = inner.build(list(own.values()), optimizer)
+        by = dict(zip(forward.root.model.parameters(), rates, strict=True))
+        self.optimizer = inner.build([(param, by[param]) for param in self.params], optimizer)
         self._clip = optimizer.clip
         self.guard = Guard(guard, forward.mesh.device)
         self._loss = torch.zeros((), device=forward.mesh.device)  # of the last batch
         self.flops_per_token = flops_per_token
+        self.rate = 0.0
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -63,6 +66,7 @@ class Learner:
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next `apply`."""
+        self.rate = rate
         inner.set_rate(self.optimizer, rate)
 
     def backward(self, batch: Batch) -> Metrics:
@@ -180,20 +184,16 @@ class Learner:
 
     def remember(self) -> None:
         """Between phases: a teacher of the last phase's end is what the model is now."""
-        if self.taught:
-            teacher = self.forward.root.teacher
-            assert teacher is not None
-            teacher.put(self.params)
-
-    def names_of(self, kind: str) -> list[str]:
-        """The parameters of which there are tensors of a kind: frozen ones have no moments."""
-        return self.trained if kind.startswith("optimizer.") else self.names
+        if self.forward.root.teacher is None or not self.taught:
+            return
+        self.forward.root.teacher.settle()
+        with torch.no_grad():
+            for known, param in zip(self.taught, self.params, strict=True):
+                known.copy_(param)
 
     def state(self) -> dict[str, list[torch.Tensor]]:
-        """Weights, one tensor for each parameter, and the optimizer's, for each that is trained;
-        load into them in place."""
-        own = self.weights
-        moments = inner.state(self.optimizer, [own[name] for name in self.trained])
+        """Weights and optimizer state, one tensor for each parameter; load into them in place."""
+        moments = inner.state(self.optimizer, self.params)
         weights = {"weights": [param.detach() for param in self.params]}
         if self.taught:
             weights["teacher"] = [param.detach() for param in self.taught]
@@ -233,5 +233,5 @@ def tensors(learner: Learner, update: Update) -> dict[str, torch.Tensor]:
     return guard | {
         f"{kind}/{name}": tensor
         for kind, found in (learner.state() | own).items()
-        for name, tensor in zip(learner.names_of(kind), found, strict=True)
+        for name, tensor in zip(learner.names, found, strict=True)
     }

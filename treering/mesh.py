@@ -23,10 +23,10 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
 
 from treering import tables
 from treering.config import Invalid
+from treering.spread import local, materialize
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # for rank 0's preparation of text, before anything is trained
@@ -40,8 +40,7 @@ class Elsewhere(SystemExit):
 class Mesh:
     """Rank `rank` of `world`, on its device; `grid` has the dimensions (replicate, shard).
 
-    `hosts` is a group of gloo for what processors tell one another, `spare` one for another thread;
-    `store` is torchrun's.
+    Gloo's groups are `hosts`, for what processors say, and `spare`; `store` is torchrun's.
     """
 
     rank: int = 0
@@ -173,28 +172,6 @@ class Mesh:
         name = f"aside {next(self._asides)}"
         store = PrefixStore(name, self.store.clone())  # type: ignore[attr-defined]  # not in its stubs
         return Mesh(self.rank, self.world, self.device, self.grid, self.spare, store=store)
-
-
-def materialize(module: nn.Module, device: torch.device) -> None:
-    """Memory, not yet values, for parameters on the meta device; those that are one stay one."""
-    made: dict[int, nn.Parameter] = {}
-    for part in module.modules():
-        for name, param in part._parameters.items():
-            if param is not None and param.is_meta:
-                if id(param) not in made:
-                    empty = torch.empty_like(param, device=device)
-                    made[id(param)] = nn.Parameter(empty, requires_grad=param.requires_grad)
-                part._parameters[name] = made[id(param)]
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that lies on this rank."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor gathered from all ranks, which all must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def fit(wanted: tables.Mesh, world: int) -> tuple[int, int]:

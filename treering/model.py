@@ -16,6 +16,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from treering import config, pretrained, tables
 from treering.config import Invalid
@@ -91,13 +92,17 @@ class Teacher(nn.Module):
         """Never: a root that is told to train tells its parts."""
         return super().train(False)
 
-    @torch.no_grad()
-    def put(self, weights: Sequence[torch.Tensor]) -> None:
-        """Other weights, one for each parameter. Of one that is spread over ranks what is gathered
-        is let go first, so that they are seen."""
+    def settle(self) -> None:
+        """Of one that is spread over ranks let go of what is gathered, so that what is written to
+        its parameters is seen."""
         for module in self.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+    @torch.no_grad()
+    def put(self, weights: Sequence[torch.Tensor]) -> None:
+        """Other weights, one for each parameter."""
+        self.settle()
         for param, weight in zip(self.model.parameters(), weights, strict=True):
             param.copy_(weight)
 
@@ -164,17 +169,40 @@ def size(model: PreTrainedModel) -> int:
 
 def count(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters: all, and those that multiply (all but look-up tables that are not the head)."""
-    every = {id(p): p.numel() for p in model.parameters()}
+    every, idle = list(model.parameters()), _idle(model)
+    return sum(p.numel() for p in every), sum(p.numel() for p in every if id(p) not in idle)
+
+
+def frozen(model: PreTrainedModel) -> int:
+    """Those parameters that multiply and have no gradient of their own."""
+    idle, every = _idle(model), model.parameters()
+    return sum(p.numel() for p in every if not p.requires_grad and id(p) not in idle)
+
+
+def _idle(model: PreTrainedModel) -> set[int]:
     head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    idle = {id(t) for t in tables if head is None or t is not head.weight}
-    return sum(every.values()), sum(n for name, n in every.items() if name not in idle)
+    return {id(t) for t in tables if head is None or t is not head.weight}
+
+
+def matrices(model: PreTrainedModel) -> dict[str, str]:
+    """Names of the weights of linear layers but the head, and what their rows are: outputs ("out")
+    or, of GPT-2's layers, inputs ("in")."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    kinds = ((nn.Linear, "out"), (Conv1D, "in"))
+    return {
+        f"{name}.weight": rows
+        for name, module in model.named_modules()
+        for kind, rows in kinds
+        if isinstance(module, kind) and module is not head
+    }
 
 
 def cost(model: PreTrainedModel, length: int) -> float:
-    """FLOPs of a trained token in windows of `length`."""
+    """FLOPs of a trained token in windows of `length`; 4 for each frozen parameter."""
     (_, multiplying), (layers, width) = count(model), shape(model)
-    return flops_per_token(multiplying, layers=layers, width=width, length=length)
+    every = flops_per_token(multiplying, layers=layers, width=width, length=length)
+    return every - 2.0 * frozen(model)
 
 
 def shape(model: PreTrainedModel) -> tuple[int, int]:

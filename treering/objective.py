@@ -40,7 +40,7 @@ def forward(
         assert recipe.model.from_ is not None
         read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
     source = recipe.objective.teacher.from_
-    if teacher is not None and source in OWN:
+    if teacher is not None and source in OWN and not recipe.adapter:  # else it is a copy
         teacher.put(list(begun.parameters()))
     elif teacher in unread:
         assert teacher is not None

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from treering import (
+    adapter,
     build,
     checkpoint,
     config,
@@ -106,9 +107,9 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
     forward = learner.forward
     mesh = forward.mesh
     summary: Table = mesh.told(lambda: forgetting.summary(read(out)))
-    spread = None if mesh.grid is None else learner.weights
     text = card(recipe, summary)
-    found = forward.root.model
+    found = adapter.merged(recipe, forward.root.model)
+    spread = None if mesh.grid is None else dict(found.named_parameters())
     pretrained.export(found, data.tokenizer, out / "model", card=text, spread=spread, mesh=mesh)
     if mesh.rank == 0:
         with replacing(out / "summary.json") as beside:
@@ -119,10 +120,9 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
 
 def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:
     """A run's model with the weights of its newest sound checkpoint."""
-    found = build.start(recipe, data)
-    weights = {f"weights/{name}": param.detach() for name, param in found.named_parameters()}
-    checkpoint.load(_newest(folder)[0], weights, Mesh())
-    return found
+    found = adapter.adapted(recipe, build.start(recipe, data))
+    checkpoint.load(_newest(folder)[0], adapter.trained(recipe, found), Mesh())
+    return adapter.merged(recipe, found)
 
 
 def of_branch(folder: Path, recipe: Recipe, data: build.Data, branch: str) -> PreTrainedModel:

@@ -26,7 +26,8 @@ from transformers import (
 
 from treering import weights
 from treering.config import Invalid
-from treering.mesh import Mesh, whole
+from treering.mesh import Mesh
+from treering.spread import whole
 from treering.tokenizer import save
 
 

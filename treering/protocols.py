@@ -5,6 +5,7 @@
     must see, repeat or undo a step  -> Update
     holds the weights to something   -> Penalty
     sets the rate                    -> Schedule
+    trains small weights beside all  -> Adapter
 
 Mixtures that observe and surgeries get their protocols with the first method that needs one.
 """
@@ -115,13 +116,25 @@ targets int64[n, length] -> float32[n]."""
 
 
 class Learner(Protocol):
-    """A model and its two verbs. `params` are the fp32 weights that the optimizer owns."""
+    """A model and its two verbs. `params` are the fp32 weights that the optimizer owns, `weights`
+    the same by name. `matrices` names those of linear layers but the head, and says what their rows
+    are: "out", or "in" where a layer multiplies from the left. `rate` is that of the next step.
+    """
 
     @property
     def params(self) -> Sequence[torch.Tensor]: ...
 
     @property
     def flops_per_token(self) -> float: ...
+
+    @property
+    def weights(self) -> Mapping[str, torch.Tensor]: ...
+
+    @property
+    def matrices(self) -> Mapping[str, str]: ...
+
+    @property
+    def rate(self) -> float: ...
 
     def backward(self, batch: Batch) -> Metrics:
         """Add the gradient of the batch's mean loss; nothing is known of the step yet."""
@@ -142,13 +155,36 @@ class Learner(Protocol):
     def dot(self, one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> torch.Tensor:
         """The inner product of two lists of tensors shaped like the parameters, float64[]."""
 
+    def state(self) -> dict[str, list[torch.Tensor]]:
+        """Weights and the optimizer's tensors ("optimizer.exp_avg"), one for each parameter."""
+
+    def reset_optimizer(self, *, momentum_alone: bool = False) -> None:
+        """Forget the optimizer's moments, or the first alone."""
+
+
+class Adapter(Protocol):
+    """Small weights beside frozen ones, which alone are trained. `merge` = "phase" or "end": after
+    what they are added to the frozen ones."""
+
+    @property
+    def merge(self) -> str: ...
+
+    def insert(self, model: PreTrainedModel, names: Sequence[str], seed: int) -> None:
+        """Into a model, the weights of whose linear layers are `names`; before it is spread."""
+
+    def around(
+        self, inner: Update, layers: Sequence[Any], seed: int, steps: Sequence[int]
+    ) -> Update:
+        """The update of a run whose phases have so many steps; `layers` are the inserted ones."""
+
 
 class Update(Protocol):
     """How a batch is learned from; an update wraps an update.
 
-    `state` names its tensors for the checkpoint, one for each parameter; they are loaded in
-    place. `counters` are its numbers; they are given back to `restore`. `branches` are weights to
-    be scored beside the trained ones, by name, one tensor for each parameter.
+    `state` names its tensors for the checkpoint, one for each parameter, of any shape and empty
+    where a parameter has none; they are loaded in place. `counters` are its numbers; they are given
+    back to `restore`. `branches` are weights to be scored beside the trained ones, by name, one
+    tensor for each parameter.
     """
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics: ...

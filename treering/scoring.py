@@ -10,6 +10,7 @@ from treering.build import Parts
 from treering.evaluate import scores
 from treering.interruption import Interruption
 from treering.journal import Journal
+from treering.model import frozen
 from treering.records import Record
 from treering.report.live import Live
 
@@ -29,6 +30,7 @@ def score(
     branches = parts.update.branches() if ends else {}
     losses: dict[str, float] = {}
     tokens = 0
+    forward_flops = (learner.flops_per_token + 2.0 * frozen(learner.forward.root.model)) / 3
     stop = _stopping(parts, interruption)
     if step:
         journal.write("ranks", place | parts.ranks.record())
@@ -50,7 +52,7 @@ def score(
             journal.write("task", place | dataclasses.asdict(task))
         tokens += tasks.tokens
     parts.ranks.begin()
-    return tokens * learner.flops_per_token / 3
+    return tokens * forward_flops
 
 
 def scored(found: list[Record]) -> list[str]:

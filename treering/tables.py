@@ -228,6 +228,7 @@ class Recipe:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     replay: Replay = field(default_factory=Replay)
     update: Table = field(default_factory=lambda: {"kind": "descent"})
+    adapter: Table = field(default_factory=dict)  # none: all weights are trained
     schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
     anneal: Anneal = field(default_factory=Anneal)
     batch: BatchSize = field(default_factory=BatchSize)

@@ -20,7 +20,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from treering.config import Invalid
-from treering.mesh import Mesh, local, whole
+from treering.mesh import Mesh
+from treering.spread import local, whole
 
 FILE = 2 * 2**30  # bytes of a file at most, but for a single larger weight
 

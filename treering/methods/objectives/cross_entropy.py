@@ -31,7 +31,7 @@ def linear_cross_entropy(
     """
     if torch.is_grad_enabled():
         found: tuple[torch.Tensor, torch.Tensor] = _Chunked.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, head_VD, targets_N, counts_N, z
+            hidden_ND, head_VD, targets_N, counts_N, z, head_VD.requires_grad
         )
         return found
     hidden_ND, head_VD = cast(hidden_ND, head_VD)
@@ -53,12 +53,14 @@ class _Chunked(torch.autograd.Function):
         targets_N: torch.Tensor,
         counts_N: torch.Tensor,
         z: float,
+        trained: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kinds = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD = cast(hidden_ND, head_VD)
         ids_V = torch.arange(head_VD.shape[0], device=head_VD.device)
         all_losses, normalizers, to_hidden = [], [], []
-        to_head = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
+        shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
+        to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(hidden_ND, head_VD):
                 logits = (hidden_ND[rows] @ head_VD.t()).float()
@@ -71,7 +73,8 @@ class _Chunked(torch.autograd.Function):
                 is_target = (ids_V == targets_N[rows, None]).float()
                 slope = ((chances - is_target) * counts_N[rows, None]).to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
-                to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+                if trained:
+                    to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
         losses = torch.cat(all_losses)
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
         ctx.mark_non_differentiable(losses)
@@ -80,7 +83,8 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
-        return total * to_hidden, total * to_head, None, None, None
+        found = total * to_head if len(to_head) else None
+        return total * to_hidden, found, None, None, None, None
 
 
 def _total(

@@ -2,6 +2,7 @@
 
 from treering.methods.updates.agem import AGEM
 from treering.methods.updates.average import Average
+from treering.methods.updates.coso import CoSO
 from treering.methods.updates.descent import Descent
 from treering.methods.updates.gem import GEM
 from treering.methods.updates.latest import Latest
@@ -12,6 +13,7 @@ from treering.methods.updates.reptile import Reptile
 KINDS = {
     "agem": AGEM,
     "average": Average,
+    "coso": CoSO,
     "descent": Descent,
     "gem": GEM,
     "latest": Latest,

@@ -1,0 +1,53 @@
+"""The proximal step of an adapter's gates: those that earn little become 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from treering.batch import Batch
+from treering.methods.adapters.low_rank import LowRank
+from treering.protocols import Learner, Metrics, Update
+from treering.spread import fill, whole
+
+
+@dataclass
+class Selecting:
+    """The inner update, then the proximal step of the gates, unless the step was skipped."""
+
+    inner: Update
+    layers: Sequence[LowRank]
+    kappa: Callable[[float, int, int], float]  # of a rate, a step of a phase, and its steps
+    steps: Sequence[int]
+
+    def __call__(self, learner: Learner, batch: Batch) -> Metrics:
+        metrics = self.inner(learner, batch)
+        begun = [0, *accumulate(self.steps)][batch.phase]
+        kappa = self.kappa(learner.rate, batch.step - begun, self.steps[batch.phase])
+        with torch.no_grad():
+            for layer in self.layers if kappa else ():
+                assert layer.gate is not None
+                shrink(layer.gate, kappa * (1 - metrics.skipped))
+        return metrics
+
+    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
+        return self.inner.state(learner)
+
+    def counters(self) -> dict[str, Any]:
+        return self.inner.counters()
+
+    def restore(self, counters: Mapping[str, Any]) -> None:
+        self.inner.restore(counters)
+
+    def branches(self) -> dict[str, list[torch.Tensor]]:
+        return self.inner.branches()
+
+
+def shrink(gate: torch.Tensor, kappa: torch.Tensor) -> None:
+    """The soft threshold, in place."""
+    gates = whole(gate)
+    fill(gate, gates.sign() * (gates.abs() - kappa).clamp(min=0))
