@@ -22,11 +22,12 @@ RANKS = (
     "protocols formats segments",
     "position ledger sidecar",
     "shards",
-    "store mesh guard methods text tokenizer plan optimizer",
-    "weights checkpoint folder",
+    "store mesh guard text tokenizer plan optimizer",
+    "weights checkpoint folder bpe",
     "pretrained",
     "model identity",
-    "fp8",
+    "fp8 methods",
+    "surgery",
     "forward",
     "lengths stream learner encode writer analysis",
     "saving",
@@ -47,7 +48,7 @@ RANKS = (
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
-OPEN_SHELF = ("build", "training", "methods")  # who may import a method
+OPEN_SHELF = ("build", "training", "surgery", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
     "report verbs cli"

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
+from treering import downstream, model, pretrained, surgery, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.forward import Forward, check_documents, is_linear
@@ -96,6 +96,7 @@ def check_methods(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
+    surgery.surgeries(recipe)
     update(recipe, recipe.update)
     schedule(recipe, (1,) * len(recipe.phases))
     planner(recipe, (2**40,) * len(recipe.corpora))
@@ -143,7 +144,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
     learns = update(recipe, recipe.update)
     rates = schedule(recipe, given.steps)
-    begun = start(recipe, given, spread=mesh.grid is not None)
+    begun = start(recipe, given, spread=mesh.grid is not None and surgery.by_rows(recipe))
     per_token = model.cost(begun, recipe.length)
     vocabulary = model.size(begun)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh)
@@ -243,6 +244,5 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
-    """The model that the recipe begins with; see `model.build`."""
-    words = given.tokenizer
-    return model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    """The model that the recipe begins with; see `surgery.start`."""
+    return surgery.start(recipe, given.tokenizer, spread=spread)

@@ -12,6 +12,8 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
     table = schema.values(recipe)
     table["corpora"] = digests
     del table["mesh"], table["checkpoint"], table["track"]
+    if not recipe.surgeries:  # a run that began before there were any goes on
+        del table["surgeries"]
     free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
     scored = table["evaluate"]
     table["evaluate"] = {key: scored[key] for key in scored if not key.startswith(free)}

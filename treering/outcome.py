@@ -9,7 +9,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from treering import build, checkpoint, config, downstream, pretrained, tables, tokenizer
+from treering import (
+    build,
+    checkpoint,
+    config,
+    downstream,
+    pretrained,
+    surgery,
+    tables,
+    tokenizer,
+)
 from treering.analysis import forgetting
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe, Table
@@ -36,8 +45,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
             raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
         recipe = config.load(folder / "recipe.toml")
     if not is_run:
-        start = dataclasses.replace(recipe.model, from_=source)
-        recipe = dataclasses.replace(recipe, model=start)
+        recipe = surgery.without(recipe, source)
     data = build.data(recipe, cache, folder if is_run else None)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:

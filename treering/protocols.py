@@ -4,16 +4,16 @@
     decides what is seen again       -> Memory
     must see, repeat or undo a step  -> Update
     sets the rate                    -> Schedule
+    changes the model itself         -> Surgery
 
-Mixtures that observe, penalties and surgeries get their protocols with the first method that
-needs one.
+Mixtures that observe and penalties get their protocols with the first method that needs one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from treering.batch import Batch, Refs
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Schedule = Callable[[int], float]
 """The rate at a step of the run, counted from 0. Pure; never saved."""
@@ -121,3 +121,26 @@ class Update(Protocol):
     def restore(self, counters: Mapping[str, Any]) -> None: ...
 
     def branches(self) -> dict[str, list[torch.Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a surgery may know beside the model: the run's tokenizer and seed, and the folder or hub
+    id that the model was read from (None: it is fresh)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    source: str | None
+    seed: int
+
+
+class Surgery(Protocol):
+    """What a model becomes before its first step: a pure function, done again when a run resumes.
+
+    The model may share what is unchanged with the given one, which is not used any more; both may
+    have parameters without memory. `by_rows`: its weights are the given ones under the same names,
+    so that each rank may read its own rows of them.
+    """
+
+    by_rows: ClassVar[bool]
+
+    def __call__(self, model: PreTrainedModel, origin: Origin) -> PreTrainedModel: ...

@@ -2,7 +2,8 @@
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
 types cannot say is checked in config.py. The tables of methods (`[update]`, `[schedule]`,
-`replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+`[[surgeries]]`, `replay.memory`) stay tables here; `build.py` and `surgery.py` construct the methods
+that they name.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class Recipe:
     phases: tuple[Phase, ...]
     seed: int = 0
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    surgeries: tuple[Table, ...] = ()
     replay: Replay = field(default_factory=Replay)
     update: Table = field(default_factory=lambda: {"kind": "descent"})
     schedule: Table = field(default_factory=lambda: {"kind": "cosine", "peak": 1e-3})
