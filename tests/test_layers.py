@@ -35,7 +35,7 @@ RANKS = (
     "cache journal pipeline",
     "build",
     "header scoring",
-    "outcome footprint launch verify",
+    "outcome footprint launch verify merge",
     "estimate",
     "extension",
     "training engines",
@@ -43,7 +43,7 @@ RANKS = (
     "conduct",
     "demo",
     "treering",
-    "verbs",
+    "verbs workshop",
     "cli",
     "__main__",
 )
@@ -51,7 +51,7 @@ RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
 OPEN_SHELF = ("build", "training", "surgery", "methods")  # who may import a method
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
-    "report verbs cli"
+    "report verbs workshop cli"
 )
 
 

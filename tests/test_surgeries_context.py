@@ -59,7 +59,7 @@ def test_the_frequencies_are_those_of_the_papers() -> None:
 
 
 def test_a_length_alone_changes_no_logit() -> None:
-    before = made(KINDS["neox"]())
+    before = made(KINDS["qwen3"]())
     assert torch.equal(logits(Context(8192)(before, ORIGIN)), logits(before))
     assert not torch.equal(logits(Context(8192, theta=1e6)(before, ORIGIN)), logits(before))
 

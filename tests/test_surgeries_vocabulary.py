@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def by_hand(base: PreTrainedTokenizerBase, documents: list[str], add: int) -> li
     while len(merges) < add:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += count
         best = max(pairs.values())
         merges.append(next(pair for pair in pairs if pairs[pair] == best))

@@ -2,8 +2,8 @@
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
 types cannot say is checked in config.py. The tables of methods (`[update]`, `[schedule]`,
-`[[surgeries]]`, `replay.memory`) stay tables here; `build.py` and `surgery.py` construct the methods
-that they name.
+`[[surgeries]]`, `replay.memory`) stay tables here; `build.py` and `surgery.py` construct the
+methods that they name.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Depth:
             return tensor.clone() if copied else tensor
 
         made = rebuilt(model, settings, weight)
-        if self.identity and type(next(made.parameters()).data) is torch.Tensor:  # has values
+        some = next(made.parameters()).data
+        if self.identity and not some.is_meta and type(some) is torch.Tensor:  # it has values
             _check(made, [i for i, (_, copied) in enumerate(layers) if copied])
         return made
 

@@ -94,7 +94,8 @@ class Vocabulary:
             if token not in new:
                 raise Invalid(f"surgeries.descriptions: {token!r} is not new{near(token, [*new])}")
         plain = [t for t in new if t not in self.descriptions and self.rows == "pieces"]
-        pieces = dict[str, list[int]].fromkeys(new, []) | bpe.spelled(plain, words, base)
+        pieces: dict[str, list[int]] = {token: [] for token in new}
+        pieces |= bpe.spelled(plain, words, base)
         backend = tokenizer.plain_backend(base)
         for token, text in self.descriptions.items():
             pieces[token] = backend.encode(text, add_special_tokens=False).ids
