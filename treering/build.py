@@ -76,7 +76,7 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     validation: dict[str, Store] = {}
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
-        paths = shelf.cached(corpus.train, corpus.validation, words, cache)
+        paths = shelf.of_corpus(corpus, words, cache)
         train.append(
             shelf.opened(paths[0], f"corpora.{name}.train", mark, size) if name in needed else None
         )

@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=0, help="processes (one for each core)")
     prepare.add_argument("--skip-bad", action="store_true", help="count bad lines, do not stop")
     prepare.add_argument("--bos", action="store_true", help="begin each document with the BOS id")
+    long = "only documents of so many tokens"
+    prepare.add_argument("--at-least", type=int, default=0, metavar="TOKENS", help=long)
     prepare.set_defaults(verb=verbs.prepare)
 
     run = known.add_parser("run", help="train a recipe, or go on with it")

@@ -41,10 +41,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text or a store to train on, and the text, store or share of documents to be scored on."""
+    """Text or a store to train on, and the text, store or share of documents to be scored on. Of
+    text the documents of `at_least` so many tokens: long ones are a corpus with a weight of its
+    own."""
 
     train: str
     validation: str | float
+    at_least: int = 0
 
 
 @dataclass(frozen=True)
