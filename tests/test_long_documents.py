@@ -57,7 +57,7 @@ def test_a_corpus_of_long_documents_has_a_weight_of_its_own(place: Path) -> None
     """The same file twice: all of it, and once more what is long."""
     long = f"corpora.long={{train='{place / 'en.jsonl'}', validation=0.2, at_least=200}}"
     mixed = "phases=[{name='one', tokens=640, mixture={en=0.5, long=0.5}}]"
-    recipe = config.load(place / "recipe.toml", sets=(long, mixed, "replay.share=0.0"))
+    recipe = config.load(place / "recipe.toml", sets=(long, mixed, "replay={share=0.0}"))
     data = build.data(recipe, place / "cache")
     every, longer = data.train[0], data.train[3]
     assert every is not None and longer is not None
@@ -67,11 +67,9 @@ def test_a_corpus_of_long_documents_has_a_weight_of_its_own(place: Path) -> None
     ends = np.flatnonzero(tokens == end)
     assert np.diff(ends).min() >= 200
     store = cache.cached(str(place / "en.jsonl"), None, data.tokenizer, place / "cache")[0]
+    options = Options(at_least=200)
     with pytest.raises(Invalid, match="at_least = 200: .* is a store, whose documents stay"):
-        at = config.load(
-            place / "recipe.toml", sets=(long.replace(str(place / "en.jsonl"), store),)
-        )
-        build.data(at, place / "cache")
+        cache.cached(store, None, data.tokenizer, place / "cache", options)
     with pytest.raises(Invalid, match="corpora.long.at_least = -1"):
         config.load(place / "recipe.toml", sets=(long.replace("200", "-1"),))
 
@@ -87,10 +85,14 @@ def by_position(folder: Path, store: str) -> np.ndarray:
     return losses.mean(0).numpy()
 
 
-@pytest.mark.parametrize(
-    "how",
-    ["theta=200_000.0", f"scaling='yarn', original={OLD}", f"scaling='linear', original={OLD}"],
-)
+HOW = {
+    "abf": "theta=200_000.0",
+    "yarn": f"scaling='yarn', original={OLD}",
+    "linear": f"scaling='linear', original={OLD}",
+}
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_an_extended_model_reads_beyond_its_old_length(
     place: Path, tmp_path: Path, trained: Path, how: str
 ) -> None:
@@ -99,7 +101,7 @@ def test_an_extended_model_reads_beyond_its_old_length(
     sets = (
         f"model={{from='{trained / 'model'}', attention='document'}}", f"surgeries=[{table}]",
         f"length={NEW}", long, "phases=[{name='long', tokens=20_480, mixture={en=0.3, long=0.7}}]",
-        "batch={tokens=1024}", "replay.share=0.0", "update={kind='descent'}",
+        "batch={tokens=1024}", "replay={share=0.0}", "update={kind='descent'}",
         "schedule={kind='constant', peak=3e-3}",
     )  # fmt: skip
     tiny.run(tiny.without(place, "tokenizer"), tmp_path / "run", *sets)
@@ -108,22 +110,8 @@ def test_an_extended_model_reads_beyond_its_old_length(
                          Options(at_least=NEW, quiet=True))[1]  # fmt: skip
     assert store is not None
     before, after = (by_position(at, store) for at in (trained / "model", tmp_path / "run/model"))
-    print(
-        how,
-        [
-            f"{x:.3f}"
-            for x in (
-                before[8:OLD].mean(),
-                before[OLD:].mean(),
-                before[3 * OLD :].mean(),
-                after[8:OLD].mean(),
-                after[OLD:].mean(),
-                after[3 * OLD :].mean(),
-            )
-        ],
-    )
     assert before[OLD:].mean() > before[8:OLD].mean() + 0.05, "it had never seen so far"
-    assert after[OLD:].mean() < before[OLD:].mean() - 0.05
+    assert after[OLD:].mean() < before[OLD:].mean() - 0.1
     assert after[OLD:].mean() < after[8:OLD].mean() + 0.02
 
 
@@ -132,7 +120,7 @@ def trained(place: Path) -> Path:
     """A model trained on windows of OLD tokens."""
     sets = ("model={width=32, depth=2, heads=2, mlp=64, tied=true}", f"length={OLD}",
             "phases=[{name='short', tokens=163_840, mixture={en=1.0}}]", "batch={tokens=1024}",
-            "replay.share=0.0", "update={kind='descent'}", "evaluate.every_tokens=100_000",
+            "replay={share=0.0}", "update={kind='descent'}", "evaluate.every_tokens=100_000",
             "checkpoint.every_tokens=100_000")  # fmt: skip
     tiny.run(place / "recipe.toml", place / "short", *sets)
     return place / "short"
