@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def main(data: Path, out: Path, sets: tuple[str, ...]) -> None:
         losses = by_position(out / name / "model", windows)
         print(json.dumps({"model": name, "windows": len(windows)} | {
             f"{a}-{b}": round(float(losses[a:b].mean()), 4)
-            for a, b in zip((0, *ENDS), ENDS, strict=False)
+            for a, b in pairwise((0, *ENDS))
         }))  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def within_documents(store: Store, length: int, end: int) -> torch.Tensor:
     """Windows from the beginnings of documents that are long enough, int64[n, length + 1]."""
     tokens = store.read(np.arange(store.samples(1)), 1)[:, 0].astype(np.int64)
     ends = np.flatnonzero(tokens == end)
-    whole = [a for a, b in zip(ends, ends[1:], strict=False) if b - a > length]
+    whole = [a for a, b in pairwise(ends) if b - a > length]
     return torch.from_numpy(np.stack([tokens[a : a + length + 1] for a in whole[:WINDOWS]]))
 
 

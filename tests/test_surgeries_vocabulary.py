@@ -144,6 +144,11 @@ def test_the_verb_says_fertility_before_and_after(
     assert said["after"]["bytes"] == said["before"]["bytes"] > 0
     assert cli.main(asked) == 2
     assert "exists; name another" in capsys.readouterr().err
+    asked = [*asked[:-2], str(tmp_path / "again")]
+    assert cli.main(asked) == 0
+    shown = capsys.readouterr().out
+    before, words = said["before"]["tokens"], said["before"]["words"]
+    assert "tokens/word" in shown and f"{before / words:.3f}" in shown
 
 
 @pytest.mark.parametrize(
@@ -223,6 +228,21 @@ def test_half_a_character_is_spelled_in_the_bases_bytes(base: PreTrainedTokenize
     """ "Ĥ" and "æĹ" are bytes that are no UTF-8."""
     found = bpe.spelled(["æĹ¥", "æĹ"], base, base)
     assert found == {"æĹ¥": ids(base, "日"), "æĹ": ids(base, "日")[:2]}
+
+
+def test_a_token_that_was_added_is_spelled_as_text(
+    place: Path, base: PreTrainedTokenizerBase
+) -> None:
+    """Also of a tokenizer that has no merges: this is how one that is not byte-level grows."""
+    words = tokenizer.load(place / "base")
+    words.add_tokens(["<|où|>", " loi"])
+    before = begun(place, "llama")
+    after = Vocabulary()(before, Origin(words, str(place / "base"), 0))
+    for old, new in zip(tables(before), tables(after), strict=True):
+        torch.testing.assert_close(new[300], old[ids(base, "<|où|>")].mean(0))
+        torch.testing.assert_close(new[301], old[ids(base, " loi")].mean(0))
+        assert len(new) == 304, "there were rows without a token"
+        assert torch.equal(new[302:], old[302:])
 
 
 def test_a_tokenizer_that_does_not_extend_the_models_own_is_refused(
