@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
@@ -17,6 +16,7 @@ from test_surgeries_depth import made
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from treering import cli, tokenizer, weights
+from treering.footprint import Alive
 
 NAMES = ("base", "trained", "instruct")
 
@@ -130,35 +130,22 @@ def test_numbers_are_of_the_widest_type_unless_asked(place: Path, tmp_path: Path
 
 
 def test_no_more_than_a_file_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two models of 64 MiB, in files of 8 MiB: what the process holds does not grow with them."""
+    """Two models of 64 MiB, in files of 8 MiB: bytes of all tensors that are alive at once."""
     settings = LlamaConfig(**GATED)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         save_file({f"w{i}": torch.full((2**19,), float(i)) for i in range(32)},
                   tmp_path / name / "model.safetensors")  # fmt: skip
         settings.save_pretrained(tmp_path / name)
-    held: list[int] = []
-    real = weights.save_file
-
-    def save(kept: dict[str, torch.Tensor], *more: Any, **named: Any) -> None:
-        held.append(own_memory())
-        real(kept, *more, **named)
-
-    monkeypatch.setattr(weights, "save_file", save)
     monkeypatch.setattr(weights, "FILE", 8 * 2**20)
     two = [str(tmp_path / name) for name in "ab"]
-    assert cli.main(["merge", *two, "--out", str(tmp_path / "c")]) == 0
-    assert len(held) == 8
-    assert max(held) - held[0] < 8 * 2**20, "the first of eight files is as dear as the last"
+    with Alive([]) as alive:
+        assert cli.main(["merge", *two, "--out", str(tmp_path / "c")]) == 0
+    assert 8 * 2**20 <= alive.most < 32 * 2**20
+    assert len(list((tmp_path / "c").glob("*.safetensors"))) == 8
     assert len(of(tmp_path / "c")) == 32
     index = json.loads((tmp_path / "c/model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 64 * 2**20
-
-
-def own_memory() -> int:
-    """Bytes that are not of a file's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def deeper(folder: Path) -> None:

@@ -54,9 +54,14 @@ class Context:
         positions = text.max_position_embeddings
         if "rope_theta" in rope:
             text.rope_parameters = self._changed(rope, positions)
-        else:  # by type of layer
+        elif "full_attention" in rope:  # by type of layer
             full = self._changed(rope["full_attention"], positions)
             text.rope_parameters = rope | {"full_attention": full}
+        else:
+            raise Invalid(
+                f"surgeries: the RoPE of {type(model).__name__} is by {sorted(rope)}; "
+                "kind = 'context' changes that of all layers, or of full_attention"
+            )
         text.max_position_embeddings = self.length
         return rebuilt(model, settings, tensors(model).__getitem__)
 
