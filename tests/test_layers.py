@@ -22,20 +22,21 @@ RANKS = (
     "protocols formats segments",
     "position ledger sidecar roles",
     "shards",
-    "store mesh guard",
-    "methods text tokenizer plan optimizer",
-    "weights checkpoint folder",
+    "store mesh guard text tokenizer plan optimizer",
+    "weights checkpoint folder bpe",
     "pretrained",
     "model identity",
-    "fp8 groups",
+    "fp8 groups methods",
+    "surgery",
     "forward",
     "lengths stream learner encode writer analysis",
     "saving",
     "prepare loop ranks evaluate report probe downstream trackers",
-    "cache journal pipeline shelf objective adapter",
+    "cache journal pipeline objective adapter",
+    "shelf",
     "build",
     "header scoring branch consolidation",
-    "outcome footprint launch verify",
+    "outcome footprint launch verify merge",
     "estimate",
     "extension",
     "training engines",
@@ -43,16 +44,17 @@ RANKS = (
     "conduct",
     "demo",
     "treering",
-    "verbs verbs_plan",
+    "verbs verbs_plan workshop",
     "cli",
     "__main__",
 )
 RANK = {name: rank for rank, line in enumerate(RANKS) for name in line.split()}
 LINES = {"tables.py": 380}  # the recipe's one page
-OPEN_SHELF = ("shelf", "objective", "adapter", "build", "methods")  # who may import a method
+# Who may import a method.
+OPEN_SHELF = ("shelf", "objective", "adapter", "surgery", "build", "methods")
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
-    "report verbs verbs_plan cli"
+    "report verbs verbs_plan workshop cli"
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny
 
-from treering import config, shelf, study
+from treering import config, shelf, study, surgery
 from treering.lengths import lengths
 from treering.methods import memories, schedules
 from treering.protocols import Update
@@ -62,10 +62,13 @@ def check(recipe: config.Recipe) -> None:
     table = {name: value for name, value in recipe.schedule.items() if name != "span"}
     rate = shelf.construct(schedules.KINDS, table, "schedule").over(sum(steps))
     assert all(0 < rate(step) <= recipe.schedule["peak"] for step in range(sum(steps)))
+    assert len(surgery.surgeries(recipe)) == len(recipe.surgeries)
     update: Update = shelf.update(recipe, recipe.update)
     assert update.counters() is not None
     planner = shelf.planner(recipe, (10_000,) * len(recipe.corpora))
     budget = recipe.replay.budget
     assert lengths(planner) == steps if budget == "total" else sum(lengths(planner)) > sum(steps)
     assert sum(stage.samples for stage in planner.stages) > 0
-    assert (recipe.model.preset or recipe.model.from_) in {"1m", "3m", "10m", "english/model"}
+    assert (recipe.model.preset or recipe.model.from_) in {
+        "1m", "3m", "10m", "english/model", "short/model",
+    }  # fmt: skip

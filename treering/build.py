@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import adapter, downstream, groups, model, shelf, tokenizer, trackers
-from treering.cache import cached, cached_tokenizer, opened
+from treering import adapter, downstream, groups, model, shelf, surgery, tokenizer, trackers
+from treering.cache import cached_tokenizer, of_corpus, opened
 from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
 from treering.identity import identity
@@ -68,7 +68,7 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
     validation: dict[str, Store] = {}
     needed = {name for phase in recipe.phases for name in phase.mixture} | set(recipe.replay.past)
     for name, corpus in recipe.corpora.items():
-        paths = cached(corpus.train, corpus.validation, words, cache)
+        paths = of_corpus(corpus, words, cache)
         at = f"corpora.{name}.train"
         train.append(opened(paths[0], at, mark, size) if name in needed else None)
         assert paths[1] is not None, "every corpus has a validation"
@@ -85,7 +85,7 @@ def data(recipe: Recipe, cache: Path, run: Path | None = None) -> Data:
 def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     """Load or make the model and everything that learns. Writes nothing."""
     rates = shelf.schedule(recipe, given.steps)
-    begun = start(recipe, given, spread=mesh.grid is not None)
+    begun = start(recipe, given, spread=mesh.grid is not None and surgery.by_rows(recipe))
     taught_by = teacher(recipe, begun, given.identity["tokenizer"])
     begun = adapter.adapted(recipe, begun)
     per_token = model.cost(begun, recipe.length)
@@ -131,8 +131,7 @@ def _tokenizer(recipe: Recipe, cache: Path, run: Path | None) -> PreTrainedToken
 
 
 def start(recipe: Recipe, given: Data, *, spread: bool = False) -> PreTrainedModel:
-    """The model that the recipe begins with, see `model.build`; what is frozen is marked so."""
-    words = given.tokenizer
+    """The model that the recipe begins with, see `surgery.start`; what is frozen is marked so."""
     spread &= not recipe.adapter  # none is put beside weights that are yet to be read
-    begun = model.build(recipe, tokenizer.size(words), tokenizer.end_of_text(words), spread=spread)
+    begun = surgery.start(recipe, given.tokenizer, spread=spread)
     return groups.frozen(begun, recipe.optimizer.groups)

@@ -25,6 +25,7 @@ from treering import tokenizer as tokenizers
 from treering.config import Invalid
 from treering.prepare import DEFAULT, Options, prepare
 from treering.store import Store, is_store, open_store
+from treering.tables import Corpus
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -38,6 +39,14 @@ def cache_folder(explicit: str | None = None) -> Path:
     return Path(explicit or os.environ.get("TREERING_CACHE") or Path.home() / ".cache/treering")
 
 
+def of_corpus(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> tuple[str, str | None]:
+    """The stores of a recipe's corpus, as of `cached`."""
+    options = replace(DEFAULT, at_least=corpus.at_least)
+    return cached(corpus.train, corpus.validation, tokenizer, cache, options)
+
+
 def cached(
     train: str,
     validation: str | float | None,
@@ -48,6 +57,9 @@ def cached(
     """The stores of a corpus, for training and validation; a text is prepared on first use."""
     share = None if isinstance(validation, str) else validation
     held_out: str | None = None
+    if options.at_least and is_store(train):
+        raise Invalid(f"at_least = {options.at_least}: {train} is a store, whose documents stay; "
+                      "make it with `treering prepare --at-least`")  # fmt: skip
     if not is_store(train):
         train, held_out = _prepared(train, share, tokenizer, cache, options)
     elif share is not None:
@@ -94,7 +106,8 @@ def _prepared(
 ) -> tuple[str, str | None]:
     """The prefixes of a text's stores in the cache."""
     options = replace(options, validation=share, label=Path(text).name)
-    how = (share, options.field, options.bos, options.skip_bad)
+    how: tuple[object, ...] = (share, options.field, options.bos, options.skip_bad)
+    how += (options.at_least,) if options.at_least else ()
     key = _key("store", texts.digest(text), tokenizers.fingerprint(tokenizer), *how)
 
     def make(folder: Path) -> None:

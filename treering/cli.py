@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from treering import verbs, verbs_plan
+from treering import verbs, verbs_plan, workshop
 from treering.config import Invalid
 from treering.interruption import Diverged, Preempted
 
@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--workers", type=int, default=0, help="processes (one for each core)")
     prepare.add_argument("--skip-bad", action="store_true", help="count bad lines, do not stop")
     prepare.add_argument("--bos", action="store_true", help="begin each document with the BOS id")
+    long = "only documents of so many tokens"
+    prepare.add_argument("--at-least", type=int, default=0, metavar="TOKENS", help=long)
     prepare.set_defaults(verb=verbs.prepare)
 
     run = known.add_parser("run", help="train a recipe, or go on with it")
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(verb=verbs.export)
 
     _plan_verbs(known)
+    _workshop_verbs(known)
     for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser
@@ -177,6 +180,30 @@ def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
     study.add_argument("--list", action="store_true", help="name the cells; run nothing")
     study.set_defaults(verb=verbs.study)
     return demo, study
+
+
+def _workshop_verbs(known: Any) -> None:
+    """extend-tokenizer and merge, which make models and tokenizers without training."""
+    extend = known.add_parser("extend-tokenizer", help="a byte-level BPE with more merges")
+    extend.add_argument("base", metavar="FOLDER|ID", help="the model's own tokenizer")
+    extend.add_argument("--corpus", nargs="+", required=True, metavar="INPUT", help="as of prepare")
+    extend.add_argument("--add", type=int, required=True, metavar="N", help="tokens")
+    extend.add_argument("--out", required=True, metavar="FOLDER")
+    extend.add_argument("--field", default="text", help="of JSONL and Parquet (text)")
+    extend.add_argument("--json", action="store_true", help="all digits, for programs")
+    extend.set_defaults(verb=workshop.extend_tokenizer)
+
+    merge = known.add_parser("merge", help="weights added, subtracted or averaged")
+    several, model = {"nargs": "+", "default": [], "metavar": "MODEL[:W]"}, "FOLDER|ID"
+    merge.add_argument("models", nargs="*", metavar="MODEL[:W]", help="the mean of these; or:")
+    merge.add_argument("--base", metavar=model, help="to which differences from it are added")
+    merge.add_argument("--add", **several, help="W (1) times MODEL - BASE each")
+    merge.add_argument("--subtract", **several, help="the same, subtracted")
+    merge.add_argument("--slerp", type=float, metavar="T", help="of two models: T of the way")
+    merge.add_argument("--like", metavar=model, help="whose config and tokenizer (the first's)")
+    merge.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(the widest)")
+    merge.add_argument("--out", required=True, metavar="FOLDER")
+    merge.set_defaults(verb=workshop.merge)
 
 
 def _us() -> str:

@@ -94,6 +94,7 @@ def check(recipe: Recipe) -> None:
         share = at.validation
         good = isinstance(share, str) or 0 < share < 1
         want(good, f"corpora.{corpus}.validation", share, "a share must lie between 0 and 1")
+        want(at.at_least >= 0, f"corpora.{corpus}.at_least", at.at_least, "tokens, or 0 for all")
     _check_parts(recipe, want)
 
 
@@ -209,6 +210,7 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
             there(c.validation, f"corpora.{name}.validation")
             if isinstance(c.validation, str)
             else c.validation,
+            c.at_least,
         )
         for name, c in recipe.corpora.items()
     }

@@ -7,7 +7,8 @@ from dataclasses import MISSING, fields
 from treering import pretrained, schema
 from treering.config import Recipe, Table
 
-LATER = ("anneal", "objective", "penalties")  # left out where they ask for nothing
+# Left out where they ask for nothing.
+LATER = ("adapter", "anneal", "objective", "penalties", "surgeries")
 
 
 def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> Table:
@@ -18,8 +19,6 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
                 for f in fields(Recipe)}  # fmt: skip
     table["corpora"] = digests
     del table["mesh"], table["checkpoint"], table["track"]
-    if not recipe.adapter:
-        del table["adapter"]  # as in runs from before there were any
     free = ("task_folder", "task_data") if recipe.evaluate.tasks else ("task",)
     scored = table["evaluate"]
     table["evaluate"] = {key: scored[key] for key in scored if not key.startswith(free)}

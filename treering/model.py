@@ -117,13 +117,7 @@ def build(
         settings = llama(wanted, vocabulary, recipe.length, end_of_text)
         return fresh(settings, recipe.seed)
     load = pretrained.described if spread else pretrained.load
-    model = load(wanted.from_, dropout=wanted.dropout, remote_code=wanted.remote_code)
-    if size(model) < vocabulary:
-        raise Invalid(
-            f"model.from = {wanted.from_!r}: its vocabulary of {size(model)} is smaller than the "
-            f"tokenizer's {vocabulary}; leave [tokenizer] out to use the model's own"
-        )
-    return model
+    return load(wanted.from_, dropout=wanted.dropout, remote_code=wanted.remote_code)
 
 
 def fresh(settings: LlamaConfig, seed: int) -> PreTrainedModel:

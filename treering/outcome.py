@@ -17,6 +17,7 @@ from treering import (
     downstream,
     pretrained,
     shelf,
+    surgery,
     tables,
     tokenizer,
 )
@@ -50,8 +51,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
             raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
         recipe = config.load(folder / "recipe.toml")
     if not is_run:
-        start = dataclasses.replace(recipe.model, from_=source)
-        recipe = dataclasses.replace(recipe, model=start)
+        recipe = surgery.without(recipe, source)
     data = build.data(recipe, cache, folder if is_run else None)
     found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:

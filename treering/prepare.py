@@ -42,6 +42,7 @@ class Options:
     workers: int = 0  # 0: every core
     skip_bad: bool = False
     bos: bool = False
+    at_least: int = 0  # tokens of a document; shorter ones are left out
     quiet: bool = False
     label: str = ""  # what the screen calls the text; the stores' own names if empty
 
@@ -50,6 +51,8 @@ class Options:
             raise Invalid(f"validation = {self.validation}: a share lies between 0 and 1")
         if self.workers < 0:
             raise Invalid(f"workers = {self.workers}: give a number, or 0 for every core")
+        if self.at_least < 0:
+            raise Invalid(f"at_least = {self.at_least}: give tokens of a document, or 0 for all")
 
 
 DEFAULT = Options()
@@ -102,9 +105,10 @@ def prepare(
             parts.append(Part(Writer(prefix, vocabulary)))
         with Bar(parts, total, options) as bar, closing(ids) as documents:
             for number, text, tokens in documents:
-                parts[number].add(text, tokens)
+                if len(tokens) >= options.at_least:
+                    parts[number].add(text, tokens)
                 bar.update()
-        _check(parts)
+        _check(parts, options)
         facts = {p.writer: {**shared, **p.facts(), "skipped": p.tally.skipped} for p in parts}
         commit(facts)
         bar.report()
@@ -150,10 +154,11 @@ def _documents(path: str, options: Options, tally: Tally) -> Iterator[str]:
     return texts.documents(path, field=options.field, skip_bad=options.skip_bad, tally=tally)
 
 
-def _check(parts: list[Part]) -> None:
+def _check(parts: list[Part], options: Options) -> None:
     for part in parts:
         if not part.writer.documents:
             why = "no document fell to it" if len(parts) > 1 else "the input has no document"
+            why += f" of at least {options.at_least} tokens" if options.at_least else ""
             raise Invalid(f"{part.writer.prefix}: {why}; give more text or another --validation")
 
 

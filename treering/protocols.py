@@ -6,15 +6,16 @@
     holds the weights to something   -> Penalty
     sets the rate                    -> Schedule
     trains small weights beside all  -> Adapter
+    changes the model itself         -> Surgery
 
-Mixtures that observe and surgeries get their protocols with the first method that needs one.
+Mixtures that observe get their protocol with the first method that needs one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from treering.batch import Batch, Refs
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Schedule = Callable[[int], float]
 """The rate at a step of the run, counted from 0. Pure; never saved."""
@@ -217,3 +218,26 @@ class Penalty(Protocol):
     def counters(self) -> dict[str, Any]: ...
 
     def restore(self, counters: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a surgery may know beside the model: the run's tokenizer and seed, and the folder or hub
+    id that the model was read from (None: it is fresh)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    source: str | None
+    seed: int
+
+
+class Surgery(Protocol):
+    """What a model becomes before its first step: a pure function, done again when a run resumes.
+
+    The model may share what is unchanged with the given one, which is not used any more; both may
+    have parameters without memory. `by_rows`: its weights are the given ones under the same names,
+    so that each rank may read its own rows of them.
+    """
+
+    by_rows: ClassVar[bool]
+
+    def __call__(self, model: PreTrainedModel, origin: Origin) -> PreTrainedModel: ...

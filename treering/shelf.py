@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import ceil
 
-from treering import model
+from treering import adapter, model, surgery
 from treering.config import Invalid, Recipe, Table, exact
 from treering.methods import memories, schedules, updates
 from treering.methods import penalties as holds
@@ -22,7 +22,9 @@ def check(recipe: Recipe) -> None:
     """Make every method once: what is misspelt is told before the minutes of a preparation."""
     if recipe.model.from_ is None:
         model.llama(recipe.model, 1, recipe.length)
+    surgery.surgeries(recipe)
     update(recipe, recipe.update)
+    adapter.named(recipe)
     penalties(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")

@@ -2,7 +2,8 @@
 
 A dataclass is a schema: an unknown key or a value of another type is an error (schema.py); what the
 types cannot say is checked in config.py. The tables of methods (`[update]`, `[[penalties]]`,
-`[schedule]`, `replay.memory`) stay tables here; `build.py` constructs the methods that they name.
+`[schedule]`, `[[surgeries]]`, `replay.memory`) stay tables here; `shelf.py` and `surgery.py`
+construct the methods that they name.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text or a store to train on, and the text, store or share of documents to be scored on."""
+    """Text or a store to train on, and the text, store or share of documents to be scored on. Of
+    text the documents of `at_least` so many tokens: long ones are a corpus with a weight of its
+    own."""
 
     train: str
     validation: str | float
+    at_least: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ class Recipe:
     phases: tuple[Phase, ...]
     seed: int = 0
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    surgeries: tuple[Table, ...] = ()
     replay: Replay = field(default_factory=Replay)
     update: Table = field(default_factory=lambda: {"kind": "descent"})
     adapter: Table = field(default_factory=dict)  # none: all weights are trained

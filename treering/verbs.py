@@ -36,6 +36,7 @@ def prepare(options: argparse.Namespace) -> int:
         workers=options.workers,
         skip_bad=options.skip_bad,
         bos=options.bos,
+        at_least=options.at_least,
     )
     for store in preparation.prepare(options.input, words, options.out, wanted):
         print(store)

@@ -8,8 +8,8 @@ ranks take turns in keeping a file's worth and writing it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,20 @@ def read(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
             for name in (name for name, where in files.items() if where == path):
                 if name in weights:
                     _fill(weights[name], file.get_slice(name), name, path)
+
+
+@contextmanager
+def mapped(folder: Path) -> Iterator[dict[str, Any]]:
+    """The open files of a folder, each under the names of its weights: what is asked for is read.
+    Raises Invalid where there is none."""
+    with ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file = stack.enter_context(_opened(path))
+            found |= dict.fromkeys(file.keys(), file)
+        if not found:
+            raise Invalid(f"{folder}: holds no weights (*.safetensors); name a model's folder")
+        yield found
 
 
 def holds(folder: Path, names: Sequence[str]) -> bool:
@@ -123,6 +137,17 @@ def rows(weight: torch.Tensor) -> tuple[int, int]:
 def write(folder: Path, weights: Mapping[str, torch.Tensor], mesh: Mesh) -> None:
     """Write weights as safetensors, with an index where there is more than one file. Every rank
     must call it."""
+    write_each(folder, weights, lambda name: whole(weights[name].detach()), mesh)
+
+
+def write_each(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    value: Callable[[str], torch.Tensor],
+    mesh: Mesh,
+) -> None:
+    """As `write`, where `weights` say names, shapes and types alone and `value` is asked for each
+    once, in order: no more than a file's worth is held."""
     parts = _parts(weights)
     names = ["model.safetensors"]
     if len(parts) > 1:
@@ -130,7 +155,7 @@ def write(folder: Path, weights: Mapping[str, torch.Tensor], mesh: Mesh) -> None
     for i, (file, part) in enumerate(zip(names, parts, strict=True)):
         kept = {}
         for name in part:
-            tensor = whole(weights[name].detach())
+            tensor = value(name)
             if i % mesh.world == mesh.rank:
                 kept[name] = tensor.cpu().contiguous()
         if kept:

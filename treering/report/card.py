@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ tags: [continual-pretraining, treering]
 ```toml
 {tomli_w.dumps(without_folders(values(recipe))).strip()}
 ```
+"""
+
+
+def merged(formula: str, parents: Sequence[tuple[str, str | None]]) -> str:
+    """The README.md of a model made of others: the formula, and what each was, by name and digest
+    (None: unknown)."""
+    lines = [f"- {Path(source).name}: {digest or 'of the hub'}" for source, digest in parents]
+    return f"""---
+library_name: transformers
+tags: [merge, treering]
+---
+# A model made of others
+
+Made by Treering from the weights of the models below, tensor by tensor:
+
+    {formula}
+
+Each by a digest of its config and weights:
+
+{chr(10).join(lines)}
 """
 
 

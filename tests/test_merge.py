@@ -1,0 +1,225 @@
+"""Weights added, subtracted and averaged: by hand, in constant memory, and opened again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from test_model import GATED, KINDS
+from test_surgeries_depth import made
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from treering import cli, tokenizer, weights
+from treering.footprint import Alive
+
+NAMES = ("base", "trained", "instruct")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, and two that came of it; instruct's tokenizer knows how to talk."""
+    place = tmp_path_factory.mktemp("merge")
+    words = tokenizer.train(tiny.documents("en", 60), 300)
+    found = made(KINDS["llama-tied"]())
+    for i, name in enumerate(NAMES):
+        torch.manual_seed(i)
+        with torch.no_grad():
+            for param in found.parameters():
+                param.add_(0.01 * i * torch.randn_like(param))
+        found.save_pretrained(place / name)
+        if name == "instruct":
+            words.chat_template = "{{ messages }}"
+        words.save_pretrained(str(place / name))
+    return place
+
+
+def of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors"))
+            for name, tensor in load_file(file).items()}  # fmt: skip
+
+
+def merged(place: Path, out: Path, *asked: str) -> dict[str, torch.Tensor]:
+    """The verb, with NAME[:W] for the folders in `place`."""
+    there = [str(place / each) if each.split(":")[0] in NAMES else each for each in asked]
+    assert cli.main(["merge", *there, "--out", str(out)]) == 0
+    return of(out)
+
+
+def test_the_instruction_residual_is_added(place: Path, tmp_path: Path) -> None:
+    """arXiv 2410.10739: every tensor, a tied one once; the chat template is instruct's."""
+    asked = ("--base", "base", "--add", "trained", "instruct:0.5", "--like", "instruct")
+    found = merged(place, tmp_path / "out", *asked)
+    base, trained, instruct = (of(place / name) for name in NAMES)
+    assert found.keys() == base.keys() and "lm_head.weight" not in found
+    for name, tensor in found.items():
+        wanted = trained[name].double() + 0.5 * (instruct[name].double() - base[name].double())
+        torch.testing.assert_close(tensor, wanted.float(), rtol=0, atol=1e-7)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert opened.dtype == torch.float32
+    assert opened.lm_head.weight is opened.model.embed_tokens.weight
+    assert opened.generate(torch.tensor([[5, 6]]), max_new_tokens=2).shape[1] > 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+    card = (tmp_path / "out/README.md").read_text()
+    assert "base + 1 (trained - base) + 0.5 (instruct - base)" in card
+    assert str(place) not in card and card.count("\n- ") == 3
+
+
+def test_what_is_subtracted_is_added_again_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    base = of(place / "base")
+    there = merged(place, tmp_path / "one", "--base", "base", "--add", "instruct")
+    assert all(torch.equal(tensor, of(place / "instruct")[name]) for name, tensor in there.items())
+    nothing = merged(place, tmp_path / "two", "--base", "base", "--add", "instruct:0")
+    assert all(torch.equal(tensor, base[name]) for name, tensor in nothing.items())
+    less = merged(place, tmp_path / "three", "--base", "base", "--subtract", "instruct:2")
+    instruct = of(place / "instruct")
+    for name, tensor in less.items():
+        torch.testing.assert_close(tensor, base[name] - 2 * (instruct[name] - base[name]))
+
+
+def test_means_are_weighted(place: Path, tmp_path: Path) -> None:
+    found = merged(place, tmp_path / "out", "base", "trained:2", "instruct")
+    every = [of(place / name) for name in NAMES]
+    for name, tensor in found.items():
+        torch.testing.assert_close(
+            tensor, (every[0][name] + 2 * every[1][name] + every[2][name]) / 4
+        )
+
+
+def test_slerp_goes_along_the_arc(tmp_path: Path) -> None:
+    from treering.merge import Slerp
+
+    a, b = torch.tensor([2.0, 0, 0]).double(), torch.tensor([0, 3.0, 0]).double()
+    found = Slerp(1 / 3)([a, b], [1, 1])
+    wanted = [2 * math.cos(math.pi / 6), 3 * math.sin(math.pi / 6), 0]
+    torch.testing.assert_close(found, torch.tensor(wanted).double())
+    for at, end in ((0.0, a), (1.0, b)):
+        torch.testing.assert_close(Slerp(at)([a, b], [1, 1]), end)
+    unit = a / 2 + b / 3
+    turned = Slerp(0.5)([a / 2, unit / unit.norm()], [1, 1])
+    assert turned.norm().item() == pytest.approx(1), "on the sphere"
+    torch.testing.assert_close(Slerp(0.25)([a, 2 * a], [1, 1]), 1.25 * a)
+    zero = torch.zeros(3).double()
+    torch.testing.assert_close(Slerp(0.25)([zero, a], [1, 1]), 0.25 * a)
+
+
+def test_slerp_by_the_verb(place: Path, tmp_path: Path) -> None:
+    found = merged(place, tmp_path / "out", "base", "instruct", "--slerp", "1.0")
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, of(place / "instruct")[name])
+
+
+def test_numbers_are_of_the_widest_type_unless_asked(place: Path, tmp_path: Path) -> None:
+    """A difference taken in bf16 would lose what is small."""
+    half = AutoModelForCausalLM.from_pretrained(place / "base", dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "half")
+    out = tmp_path / "wide"
+    asked = ["merge", "--base", str(tmp_path / "half"), "--add", str(place / "instruct")]
+    assert cli.main([*asked, "--out", str(out)]) == 0
+    instruct = of(place / "instruct")
+    assert all(torch.equal(tensor, instruct[name]) for name, tensor in of(out).items())
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+    assert cli.main([*asked, "--out", str(tmp_path / "16"), "--dtype", "bfloat16"]) == 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "16").dtype == torch.bfloat16
+    assert all(tensor.dtype == torch.bfloat16 for tensor in of(tmp_path / "16").values())
+
+
+def test_no_more_than_a_file_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models of 64 MiB, in files of 8 MiB: bytes of all tensors that are alive at once."""
+    settings = LlamaConfig(**GATED)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_file({f"w{i}": torch.full((2**19,), float(i)) for i in range(32)},
+                  tmp_path / name / "model.safetensors")  # fmt: skip
+        settings.save_pretrained(tmp_path / name)
+    monkeypatch.setattr(weights, "FILE", 8 * 2**20)
+    two = [str(tmp_path / name) for name in "ab"]
+    with Alive([]) as alive:
+        assert cli.main(["merge", *two, "--out", str(tmp_path / "c")]) == 0
+    described = 64 * 2**20  # of tensors without memory, which are counted as if they had some
+    assert 8 * 2**20 <= alive.most - described < 32 * 2**20
+    assert len(list((tmp_path / "c").glob("*.safetensors"))) == 8
+    assert len(of(tmp_path / "c")) == 32
+    index = json.loads((tmp_path / "c/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 64 * 2**20
+
+
+def deeper(folder: Path) -> None:
+    made(LlamaConfig(**{**GATED, "num_hidden_layers": 3}, tie_word_embeddings=True)
+         ).save_pretrained(folder)  # fmt: skip
+
+
+def wider(folder: Path) -> None:
+    made(LlamaConfig(**{**GATED, "vocab_size": 328}, tie_word_embeddings=True)
+         ).save_pretrained(folder)  # fmt: skip
+
+
+def other_kind(folder: Path) -> None:
+    made(KINDS["qwen2"]()).save_pretrained(folder)
+
+
+def other_heads(folder: Path) -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+    made(LlamaConfig(**{**GATED, **heads}, tie_word_embeddings=True)).save_pretrained(folder)
+
+
+def other_tokens(folder: Path) -> None:
+    made(KINDS["llama-tied"]()).save_pretrained(folder)
+    tokenizer.train(tiny.documents("de", 60), 300).save_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (deeper, r"has a weight 'model.layers.2.input_layernorm.weight', which .*base has not"),
+        (wider, r"model.embed_tokens.weight is \[328, 16\] in .*other, but \[320, 16\] in .*base"),
+        (other_kind, r"model_type is 'qwen2' in .*other, but 'llama' in .*base"),
+        (other_heads, r"num_attention_heads is 4 in .*other, but 2 in .*base"),
+        (other_tokens, r"the token '.*' is \d+ in .*other, but \d+ in .*base: their rows"),
+        (lambda folder: folder.mkdir(), r"has no readable config.json"),
+    ],
+)
+def test_models_that_are_not_alike_are_refused(
+    place: Path, tmp_path: Path, make: Callable[[Path], None], said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import re
+
+    make(tmp_path / "other")
+    asked = ["merge", str(place / "base"), str(tmp_path / "other"), "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((), "name either models"),
+        (("base",), "a mean is of two models or more"),
+        (("base", "trained:-1"), "not negative"),
+        (("base:0", "trained:0"), "the weights add up to 0"),
+        (("--base", "base"), "name either models"),
+        (("base", "--base", "base", "--add", "trained"), "name either models"),
+        (("--base", "base", "--add", "trained", "--slerp", "0.5"), "is for two models without"),
+        (("base", "trained", "instruct", "--slerp", "0.5"), "takes two models"),
+        (("base", "trained:2", "--slerp", "0.5"), "takes two models without weights"),
+        (("base", "trained", "--slerp", "2"), "must be in [0, 1]"),
+    ],
+)
+def test_what_is_no_merge_is_refused(
+    place: Path, tmp_path: Path, asked: tuple[str, ...], said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    there = [str(place / each) if each.split(":")[0] in NAMES else each for each in asked]
+    assert cli.main(["merge", *there, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert cli.main(["merge", str(place / "base"), str(place / "trained"),
+                     "--out", str(place / "base")]) == 2  # fmt: skip
+    assert "exists; name another" in capsys.readouterr().err

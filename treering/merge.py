@@ -1,0 +1,229 @@
+"""Weights of several models made into one, tensor by tensor, in fp64: no model is ever whole.
+
+    Arithmetic   base + w1 (A - base) + w2 (B - base) + ...   task arithmetic (arXiv 2212.04089)
+    Linear       (w1 A + w2 B + ...) / (w1 + w2 + ...)        averages (arXiv 2203.05482)
+    Slerp        along the arc from A to B, each tensor a vector (Shoemake 1985)
+
+The instruction residual (arXiv 2410.10739), a base trained further plus what instruction tuning
+added to that base, is Arithmetic of the two: base + (trained - base) + (instruct - base).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from treering import pretrained, tokenizer, weights
+from treering.atomic import replacing
+from treering.config import Invalid
+from treering.folder import check_writable
+from treering.mesh import Mesh
+from treering.report.card import merged
+
+Parent = tuple[str, float]  # a folder or hub id, and its weight
+TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+SAME = ("model_type", "num_attention_heads", "num_key_value_heads")  # shapes do not show heads
+
+
+class Rule(Protocol):
+    """How tensors of one name become one: float64, in the parents' order."""
+
+    def check(self, parents: Sequence[Parent]) -> None: ...
+
+    def formula(self, parents: Sequence[Parent]) -> str: ...
+
+    def __call__(
+        self, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+    ) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The first parent is the base, whose own weight is 1."""
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Anything goes."""
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The sum in words."""
+        base, *others = [(Path(source).name, weight) for source, weight in parents]
+        terms = [f"{'-' if w < 0 else '+'} {abs(w):g} ({name} - {base[0]})" for name, w in others]
+        return " ".join([base[0], *terms])
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        total = tensors[0].clone()
+        for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+            total += weight * (tensor - tensors[0])
+        return total
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The weighted mean."""
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Raises Invalid for weights that are no weights."""
+        if len(parents) < 2 or any(weight < 0 for _, weight in parents):
+            raise Invalid(f"merge: {[w for _, w in parents]}: a mean is of two models or more, "
+                          "with weights that are not negative")  # fmt: skip
+        if not sum(weight for _, weight in parents) > 0:
+            raise Invalid("merge: the weights add up to 0")
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The mean in words."""
+        return "mean of " + " and ".join(f"{Path(name).name} ({w:g})" for name, w in parents)
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        total = torch.zeros_like(tensors[0])
+        for tensor, weight in zip(tensors, weights, strict=True):
+            total += weight / sum(weights) * tensor
+        return total
+
+
+@dataclass(frozen=True)
+class Slerp:
+    """`at` of the way from the first to the second: (sin((1 - t) a) A + sin(t a) B) / sin(a), a the
+    angle between them; of two that are nearly parallel the straight line."""
+
+    at: float
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Raises Invalid for what is not two models, or has weights beside the way."""
+        if len(parents) != 2 or any(weight != 1 for _, weight in parents):
+            raise Invalid(f"--slerp {self.at}: takes two models without weights")
+        if not 0 <= self.at <= 1:
+            raise Invalid(f"--slerp {self.at}: must be in [0, 1]")
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The way in words."""
+        a, b = (Path(source).name for source, _ in parents)
+        return f"slerp from {a} to {b}, {self.at:g} of the way"
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        a, b = tensors
+        t, lengths = self.at, float(a.norm() * b.norm())
+        cosine = float((a * b).sum()) / lengths if lengths else 1.0
+        if abs(cosine) > 0.9995:
+            return torch.lerp(a, b, t)
+        angle = math.acos(cosine)
+        return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
+
+
+def merge(
+    parents: Sequence[Parent], rule: Rule, out: Path, *, like: str | None, dtype: str | None
+) -> None:
+    """Write the model that a rule makes of its parents as a Hugging Face folder. Config and
+    tokenizer are those of `like`, or of the first; the type of the numbers is `dtype`, or the
+    widest that a parent has.
+
+    Raises Invalid where the parents differ in architecture, names, shapes or tokens.
+    """
+    rule.check(parents)
+    if out.exists():
+        raise Invalid(f"--out {out}: exists; name another folder")
+    check_writable(out.parent)
+    sources = [source for source, _ in parents]
+    like = like or sources[0]
+    folders = {source: pretrained.folder(source) for source in dict.fromkeys([*sources, like])}
+    words = _tokenizer(folders, like)
+    settings = _settings(folders, like)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as beside, ExitStack() as stack:
+        opened = [stack.enter_context(weights.mapped(folders[source])) for source in sources]
+        shapes = _shapes(opened, sources, dtype)
+
+        def value(name: str) -> torch.Tensor:
+            each: list[torch.Tensor] = [files[name].get_tensor(name) for files in opened]
+            if not each[0].is_floating_point():
+                return each[0]
+            made = rule([tensor.double() for tensor in each], [weight for _, weight in parents])
+            return made.to(shapes[name].dtype)
+
+        beside.mkdir()
+        weights.write_each(beside, shapes, value, Mesh())
+        widest = next(t.dtype for t in shapes.values() if t.is_floating_point())
+        settings["dtype"] = str(widest).removeprefix("torch.")
+        (beside / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if (folders[like] / "generation_config.json").exists():
+            shutil.copy(folders[like] / "generation_config.json", beside)
+        if words is not None:
+            tokenizer.save(words, beside)
+        marks = [(source, pretrained.fingerprint(str(folders[source]))) for source in sources]
+        card = merged(rule.formula(parents), marks)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+
+
+def _shapes(
+    opened: Sequence[dict[str, Any]], sources: Sequence[str], dtype: str | None
+) -> dict[str, torch.Tensor]:
+    """Tensors without memory, of the shapes and types to be written. Raises Invalid where the
+    models differ in names or shapes."""
+    shapes: dict[str, torch.Tensor] = {}
+    for files, source in zip(opened, sources, strict=True):
+        if other := sorted(files.keys() ^ opened[0].keys()):
+            has = source if other[0] in files else sources[0]
+            lacks = sources[0] if has == source else source
+            raise Invalid(f"merge: {has} has a weight {other[0]!r}, which {lacks} has not "
+                          f"({len(other)} differ); they are not of one architecture")  # fmt: skip
+    for name in opened[0]:
+        slices = [files[name].get_slice(name) for files in opened]
+        for each, source in zip(slices, sources, strict=True):
+            if each.get_shape() != slices[0].get_shape():
+                raise Invalid(f"merge: {name} is {each.get_shape()} in {source}, but "
+                              f"{slices[0].get_shape()} in {sources[0]}")  # fmt: skip
+        kinds = {each.get_dtype() for each in slices}
+        floats = [TYPES[kind] for kind in kinds if kind in TYPES]
+        if len(floats) == len(kinds):
+            widest = functools.reduce(torch.promote_types, floats)
+            kind = widest if dtype is None else getattr(torch, dtype)
+        else:
+            kind = opened[0][name].get_tensor(name).dtype
+        shapes[name] = torch.empty(slices[0].get_shape(), dtype=kind, device="meta")
+    return shapes
+
+
+def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
+    """The config of `like`. Raises Invalid where that of another cannot be of the same model."""
+    found = {source: _config(folder) for source, folder in folders.items()}
+    for source, settings in found.items():
+        for key in SAME:
+            if settings.get(key) != found[like].get(key):
+                raise Invalid(f"merge: {key} is {settings.get(key)!r} in {source}, but "
+                              f"{found[like].get(key)!r} in {like}")  # fmt: skip
+    return found[like]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Invalid(f"{folder}: has no readable config.json ({error})") from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _tokenizer(folders: Mapping[str, Path], like: str) -> PreTrainedTokenizerBase | None:
+    """That of `like`, if it has one. Raises Invalid where another has a token under another id:
+    rows of different tokens would be mixed."""
+    found = {
+        source: tokenizer.load(folder)
+        for source, folder in folders.items()
+        if (folder / "tokenizer_config.json").exists()
+    }
+    wanted = found[like].get_vocab() if like in found else {}
+    for source, words in found.items():
+        for token, i in words.get_vocab().items():
+            if wanted.get(token, i) != i:
+                raise Invalid(f"merge: the token {token!r} is {i} in {source}, but {wanted[token]} "
+                              f"in {like}: their rows are not of the same tokens")  # fmt: skip
+    return found.get(like)

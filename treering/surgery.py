@@ -1,0 +1,52 @@
+"""The model that a run begins with: fresh or pretrained, and then as its surgeries leave it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from treering import model, tokenizer
+from treering.config import Invalid, Recipe
+from treering.methods.surgeries import KINDS
+from treering.protocols import Origin, Surgery
+from treering.schema import construct
+
+
+def surgeries(recipe: Recipe) -> list[Surgery]:
+    """Those that the recipe names, in its order."""
+    return [construct(KINDS, table, f"surgeries[{i}]") for i, table in enumerate(recipe.surgeries)]
+
+
+def by_rows(recipe: Recipe) -> bool:
+    """Whether each rank may read its rows of the weights alone; a warning says where it may not."""
+    good = all(surgery.by_rows for surgery in surgeries(recipe))
+    if not good and recipe.model.from_ is not None:
+        warnings.warn("surgeries: they change weights, so that every process reads the whole model "
+                      "before it is spread", stacklevel=2)  # fmt: skip
+    return good
+
+
+def start(
+    recipe: Recipe, words: PreTrainedTokenizerBase, *, spread: bool = False
+) -> PreTrainedModel:
+    """The model in fp32, on the CPU, with its dropout set; see `model.build`. Raises Invalid where
+    a surgery cannot be done, or where tokens would have no row."""
+    size = tokenizer.size(words)
+    made = model.build(recipe, size, tokenizer.end_of_text(words), spread=spread)
+    origin = Origin(words, recipe.model.from_, recipe.seed)
+    for surgery in surgeries(recipe):
+        made = surgery(made, origin)
+    if model.size(made) < size:
+        raise Invalid(
+            f"model.from = {recipe.model.from_!r}: its vocabulary of {model.size(made)} is smaller "
+            f"than the tokenizer's {size}; leave [tokenizer] out to use the model's own, or give "
+            "its rows to one that extends it by [[surgeries]] kind = 'vocabulary'"
+        )
+    return made
+
+
+def without(recipe: Recipe, source: str) -> Recipe:
+    """The recipe with the model in `source`, on which nothing is to be done any more."""
+    return replace(recipe, model=replace(recipe.model, from_=source), surgeries=())
