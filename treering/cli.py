@@ -1,7 +1,7 @@
 """The command line: verbs and their options. What they do is in `verbs.py`.
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1 with all saved; 1 failed; 2 bad input (nothing
-was written); 130 interrupted by Ctrl-C (all is saved).
+Exit codes: 0 done, or stopped by SIGTERM, SIGUSR1 or SIGHUP with all saved; 1 failed; 2 bad input
+(nothing was written); 130 interrupted by Ctrl-C (all is saved; by a second one, what was before).
 """
 
 from __future__ import annotations

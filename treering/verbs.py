@@ -60,14 +60,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise Invalid("--out is missing: name the run's folder")
-    if options.devices is not None:
+    started = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if options.devices is not None and started not in (None, str(options.devices)):
+        raise Invalid(f"--devices {options.devices}: torchrun has started {started} processes")
+    if options.devices is not None and started is None:
         from treering.launch import launch
         from treering.mesh import fit
 
         fit(recipe.mesh, options.devices)
-        at = options.arguments.index("--devices")
-        rest = options.arguments[:at] + options.arguments[at + 2 :]
-        return launch(options.devices, rest, grace=recipe.checkpoint.grace)
+        grace = recipe.checkpoint.grace
+        return launch(options.devices, options.arguments, Path(options.out), grace=grace)
     from treering import training
     from treering.report.table import show
 
