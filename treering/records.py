@@ -37,6 +37,8 @@ Record = dict[str, Any]
 SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
+SPEED = ("devices", "peak_tflops", "flops_per_token", "causal_flops_per_token")
+
 # Of each kind what its readers rely on: see shape.py. The rest of a record is free.
 PLACE = {"step": int, "phase?": str}
 SCORE = PLACE | {"corpus": str, "loss?": float, "bits_per_byte?": float}
@@ -52,7 +54,7 @@ KINDS: dict[str, Any] = {
         "identity?": dict,
         "versions?": dict,
         "hardware?": dict,
-        "speed?": dict,
+        "speed?": {f"{name}?": float for name in SPEED},
         "parameters?": float,
     },
     "step": PLACE | dict.fromkeys(
