@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _evaluate_verb(known)
 
-    verify = known.add_parser("verify", help="reads every byte of a store or of a run again")
+    verify = known.add_parser("verify", help="reads a store or a run again: is it damaged?")
     verify.add_argument("paths", nargs="+", metavar="STORE|RUN")
     verify.set_defaults(verb=verbs.verify)
 
