@@ -83,9 +83,11 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     if not (here.parent / ".git").exists():
         return None
-    asked = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return asked.stdout.strip() or None
 
 
