@@ -86,6 +86,11 @@ def test_a_pretrained_model_is_described_by_its_config(place: Path, tmp_path: Pa
     assert said.held["weights"] == described(place, 2).held["weights"] > 0
 
 
+def test_the_precision_is_named_as_the_records_name_it(place: Path) -> None:
+    for precision in ("fp32", "bf16", "fp8"):
+        assert described(place, 1, f"compute.precision='{precision}'").precision == precision
+
+
 def test_a_mesh_that_does_not_fit_is_refused(place: Path) -> None:
     with pytest.raises(Invalid, match="needs 8 processes, there are 2"):
         described(place, 2, *SEVEN)

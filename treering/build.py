@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import cache as shelf
-from treering import downstream, model, pretrained, tokenizer, trackers
+from treering import downstream, fp8, model, pretrained, tokenizer, trackers
 from treering.config import Invalid, Recipe, Table, exact
 from treering.evaluate import HeldOut, held_out
 from treering.forward import Forward, check_documents, is_linear
@@ -61,7 +61,8 @@ class Parts:
 
 
 def check_extras(recipe: Recipe) -> None:
-    """Raises Invalid where the recipe names a task or a tracker that is not to be had."""
+    """Raises Invalid where the recipe names a task, a tracker or fp8, and it is not installed."""
+    fp8.check_extra(recipe.compute.precision)
     downstream.find(recipe.evaluate)
     trackers.check(recipe.track)
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from treering import build, model, tokenizer
 from treering.config import Recipe
-from treering.forward import Forward, precision, recompute
+from treering.forward import Forward, name, precision, recompute
 from treering.learner import Learner
 from treering.mesh import Mesh, device, fit, materialize
 
@@ -85,7 +85,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
     return Footprint(
         parameters=parameters,
         flops_per_token=flops_per_token,
-        precision="fp32" if dtype is None else "bf16",
+        precision=name(recipe.compute.precision, dtype),
         held={"gradients": gradients, **held},
         gathered=gathered,
         activations=max(0, height - gradients),
