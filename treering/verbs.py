@@ -88,13 +88,15 @@ def run(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from treering.cache import cache_folder
-    from treering.outcome import scores
+    from treering.outcome import recipe_of, scores
 
-    recipe = None
-    if options.recipe is not None:
-        recipe = config.load(options.recipe, data=options.data, sets=tuple(options.sets))
+    recipe = recipe_of(options.model, options.recipe, options.data, tuple(options.sets))
     if options.tasks is not None:
         return _tasks(options, recipe)
+    for name in ("task_folder", "task_data", "task_limit"):
+        if getattr(options, name) is not None:
+            given = f"--{name.replace('_', '-')} {getattr(options, name)}"
+            raise Invalid(f"{given}: is of tasks; name them with --tasks")
     found = scores(options.model, recipe, cache_folder(options.cache))
     if options.json:
         print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))
