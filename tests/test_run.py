@@ -215,7 +215,7 @@ def test_sigint_ends_with_130_and_an_end_record(
     code, log = sitting.wait()
     assert (code, log.splitlines()[-1]) == (
         130,
-        "treering: interrupted; the same command goes on from here",
+        "treering: interrupted; the same command goes on from what is saved",
     )
     assert "Traceback" not in log
     assert of("end", tmp_path / "out")[-1]["reason"] == "interrupted"

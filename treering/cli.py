@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     except KeyboardInterrupt:
-        print("treering: interrupted; the same command goes on from here", file=sys.stderr)
+        print("treering: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130
 
 
