@@ -231,7 +231,8 @@ def test_the_achieved_share_is_off_by_less_than_one_sample_over_any_window(
 
 
 def test_the_replay_of_old_tasks_converges_to_its_expectation() -> None:
-    """mer.md 4.4: in task t of equal lengths it is (t - 1) ln(t / (t - 1))."""
+    """In task t of equal lengths the integral of (t - 1) / (t - 1 + s) over its course, s from 0 to
+    1: (t - 1) ln(t / (t - 1))."""
     length = 2400
     plan = planner(
         [LARGE] * 3, *((length, tuple(int(i == p) for i in range(3))) for p in range(3)),
@@ -408,7 +409,7 @@ def test_weights_of_a_recipe_become_the_smallest_integers() -> None:
 def test_the_accounting_table_of_the_paper(
     budget: str, share: str, steps: float, fresh_share: float, trained: float
 ) -> None:
-    """mer.md 4.3, as shares of sequential training's steps and samples; memory warm."""
+    """As shares of sequential training's steps and samples, by hand; memory warm."""
     rows, plain = 12, 120
     plan = planner(
         [LARGE, LARGE], (rows * plain, (1, 0)), rows=rows, share=share, budget=budget, past=[1]

@@ -164,7 +164,7 @@ def steps(n: int) -> list[Batch]:
 
 @pytest.mark.filterwarnings("ignore:update.rate = 0")
 def test_the_scalar_example() -> None:
-    """mer.md 5.8: theta 1 -> 0.9 -> 0.92; Reptile at .5, .1 and 0 gives .96, .992 and 1."""
+    """By hand: theta 1 -> 0.9 -> 0.92; Reptile at .5, .1 and 0 gives .96, .992 and 1."""
     losses = [lambda t: t[0] ** 2 / 2, lambda t: (t[0] - 1) ** 2]
     plain, path = Functions(losses, [1.0], 0.1), []
     for batch in steps(2):
@@ -201,7 +201,7 @@ def test_two_steps_on_quadratics_obey_their_identity_exactly() -> None:
 
 
 def test_the_direction_of_reptile_rewards_gradients_that_agree() -> None:
-    """Acceptance test 12. Three losses, plain SGD: the mean over an order and its reverse is
+    """Nichol 2018, section 5.1. Three losses, plain SGD: the mean over an order and its reverse is
     -grad(sum L) + beta / 2 grad(sum g_i . g_j), with an error proportional to beta squared."""
     random = np.random.default_rng(1)
     mixes = [torch.from_numpy(random.normal(size=(4, 3))) for _ in range(3)]
@@ -342,7 +342,7 @@ def test_per_sample_reports_the_means_of_its_rows(
 def test_meta_updates_come_at_steps_k_2k_and_so_on_whatever_the_micro_batch(
     learner_of: LearnerOf, batches_of: BatchesOf, micro: int
 ) -> None:
-    """Acceptance test 13: the counter counts optimizer steps, and step 0 is none of them."""
+    """The counter counts optimizer steps, and step 0 is none of them."""
     learner = learner_of(rows=micro)
     metrics = learned(learner, Reptile(every=3, rate=0.5), batches_of(8, 3))
     assert meta_steps(metrics) == [3, 6, 9]
