@@ -31,7 +31,6 @@ from treering.tables import Evaluate
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes/tasks"
-EVALS = ROOT.parent / "shared/evals"
 missing = any(find_spec(name) is None for name in ("lm_eval", "accelerate"))
 with_lm_eval = pytest.mark.skipif(missing, reason="the extra treering[eval] is not installed")
 
@@ -246,17 +245,19 @@ def test_contexts_that_are_cut_are_told_once(place: Path, plain: Path) -> None:
 
 
 def synthetic(data: Path) -> None:
-    """Files of the shapes that the definitions expect, two lines each."""
+    """Files of the shapes that the definitions expect, of a few lines each."""
     choice = {"premise": "It rained. ", "choice1": "Ein Satz.", "choice2": "Äh."}
     languages = ("et", "ht", "id", "it", "qu", "sw", "ta", "th", "tr", "vi", "zh")
     pairs = [("b", "1"), ("b", "2"), ("a", "1"), ("a", "2"), ("a", "3")]
     asked = {"QUESTION": "Is it?", "CONTEXTS": ["One.", "Two {{x}}."], "final_decision": "no"}
     files: dict[str, list[dict[str, Any]]] = {
-        "piqa/validation": [{"goal": "Eat it", "sol1": "a", "sol2": "b", "label": 1}],
+        "piqa/validation": [
+            {"goal": goal, "sol1": "a", "sol2": "bc", "label": 1} for goal in ("Eat it", "Find it")
+        ],
         "blimp/test": [
             {"sentence_good": f"{uid}{n}", "sentence_bad": "x", "UID": uid} for uid, n in pairs
         ],
-        "pubmedqa/pqa_labeled": [asked | {"split": "train"}, asked | {"split": "test"}],
+        "pubmedqa/pqa_labeled": [asked | {"split": split} for split in ("train", "test", "test")],
     }
     for language in languages:
         files[f"xcopa/{language}.test"] = [
@@ -298,18 +299,15 @@ def test_our_definitions_ask_what_lm_evals_own_ask(tmp_path: Path) -> None:
                 assert method(document) == expected, (name, ask)
     good = [pair["sentence_good"] for pair in loaded["blimp_local"].eval_docs]
     assert good == ["a1", "b1", "a2", "b2", "a3"]
-    assert [q["split"] for q in loaded["pubmedqa_local"].eval_docs] == ["test"]
+    assert [q["split"] for q in loaded["pubmedqa_local"].eval_docs] == ["test"] * 2
 
 
 @with_lm_eval
-@pytest.mark.skipif(not EVALS.exists(), reason="the evaluation sets are not here")
 def test_numbers_are_those_of_lm_evals_own_command_on_the_exported_model(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
-    data.mkdir()
-    for part in EVALS.iterdir():
-        (data / part.name).symlink_to(part)
+    synthetic(data)
     (data / "sub").symlink_to(place / "data/sub")
     names = ["piqa_local", "blimp_local", "xcopa_local_it", "pubmedqa_local", "roll"]
     sets = (

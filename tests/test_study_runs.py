@@ -225,9 +225,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def test_two_cells_at_a_time_are_as_good_as_one_run_after_the_other(
-    unbroken: Path, place: Path
-) -> None:
+def test_two_cells_at_a_time_are_as_good_as_one_run_after_the_other(unbroken: Path) -> None:
     for name in (PLAIN, MER):
         tiny.run(unbroken / "recipes" / f"{name}.toml", unbroken.parent / name)
         assert_same_run(unbroken / "runs" / name, unbroken.parent / name)
