@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from treering import build, config
+from treering import build, config, model, tables
 from treering.config import Invalid
 from treering.footprint import Footprint, footprint
 
@@ -53,6 +53,20 @@ def test_what_a_run_is_said_to_take_is_what_it_takes(place: Path, world: int) ->
         for name, size in found.items():
             assert size == pytest.approx(held[name], rel=0.1), name
         assert peak == pytest.approx(said.peak, rel=0.25)
+
+
+def test_the_root_of_a_model_with_many_words_is_gathered_whole(place: Path, tmp_path: Path) -> None:
+    """Its gradient waits for the end of the backward pass: it and the activations, few here, are
+    not there at once."""
+    words = build.data(config.load(place / "recipe.toml"), place / "cache").tokenizer
+    sizes = tables.Model(depth=2, width=256, heads=4, mlp=512, tied=False)
+    model.fresh(model.llama(sizes, 30_000, 64), seed=0).save_pretrained(tmp_path / "begun")
+    words.save_pretrained(str(tmp_path / "begun"))
+    few = ("length=16", "batch.tokens=128", "batch.micro=16")
+    sets = (f"model={{from='{tmp_path / 'begun'}'}}", *WIDE[1:], *few)
+    said, found = described(place, 2, *sets), measured(place, 2, *sets)
+    for each in found:
+        assert each["peak"] == pytest.approx(said.peak, rel=0.1)
 
 
 def test_seven_billion_parameters_are_described_without_their_memory(place: Path) -> None:
