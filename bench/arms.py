@@ -14,7 +14,6 @@ from torch import nn
 from treering import model, tables
 from treering.forward import forward
 from treering.learner import Learner
-from treering.ledger import flops_per_token
 from treering.lengths import lengths
 from treering.loop import Rules, Trained, train
 from treering.mesh import Mesh
@@ -53,8 +52,7 @@ def learner(
     """A fresh model, changed, with its optimizer, on the device if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begun = model.fresh(model.llama(wanted, vocabulary, length), seed=0)
-    layers, width = model.shape(begun)
-    cost = flops_per_token(model.count(begun)[1], layers=layers, width=width, length=length)
+    cost = model.cost(begun, length)
     if change is not None:
         change(begun)
     root = model.Root(begun, NextToken(document_end=0 if documents else None))

@@ -1,6 +1,6 @@
 """What must hold in bf16, asked of the device itself, over real text.
 
-The same as in `tests/test_updates.py` and `tests/test_learner.py`, which ask it of a CPU.
+The same as in `tests/test_reptile.py` and `tests/test_learner.py`, which ask it of a CPU.
 """
 
 from __future__ import annotations

@@ -3,16 +3,18 @@ model, not a measurement. `python bench/sizes.py` prints the table of docs/perfo
 
 P parameters lie as fp32 weights, gradients, Adam's two moments and Reptile's anchor, each spread
 over `shard` ranks. FSDP2 gathers a block's weights in bf16, forward and again backward, and sums
-gradients in fp32; the root (embeddings and head) is gathered once a step and stays. HSDP then sums
-its shards over the copies.
+gradients in fp32; the root (embeddings and head) is gathered once a step and stays: what is held of
+both at once is the sum of treering/footprint.py. HSDP then sums its shards over the copies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from treering.footprint import FP32, gathered
+
 GIB = 2**30
-FP32, BF16 = 4, 2
+BF16 = 2
 HOST = 8  # devices
 LINK, CARD = 450e9, 50e9  # bytes/s in one direction: NVLink of a device, 400 Gbit/s of a card
 SPEED = 400e12  # FLOP/s of a device
@@ -45,16 +47,16 @@ class Llama:
         return self.depth * self.block + self.root
 
 
-def stored(model: Llama, shard: int) -> dict[str, float]:
+def stored(model: Llama, shard: int, tokens: int) -> dict[str, float]:
     """Bytes on a rank, activations apart."""
+    kept = int(activations(model, "full") * tokens + head(model, tokens))
     part = FP32 * model.parameters / shard
     return {
         "weights": part,
         "gradients": part,
         "moments": 2 * part,
         "anchor": part,
-        # two blocks and the root in bf16; gradients of one block, or of the root, before their sum
-        "gathered": BF16 * (2 * model.block + model.root) + FP32 * max(model.block, model.root),
+        "gathered": gathered(model.block, model.root, BF16, kept),
     }
 
 
@@ -107,7 +109,7 @@ def main(tokens: int = 8192) -> None:
     computing = tokens * flops(model, tokens) / SPEED
     for devices in (8, 16, 32, 64, 128, 256, 512, 1024):
         for shard in sorted({HOST, devices}, reverse=True):
-            has, sends = stored(model, shard), moved(model, shard, devices // shard)
+            has, sends = stored(model, shard, tokens), moved(model, shard, devices // shard)
             spread = has["weights"] + has["gradients"] + has["moments"]
             cells = [spread, has["anchor"], has["gathered"], sends["links"], sends["card"]]
             time = max(sends["links"] / LINK, sends["card"] / CARD) / computing

@@ -48,7 +48,8 @@ def test_training_does_not_see_the_averages(learner_of: LearnerOf, batches_of: B
     assert list(update.branches()) == ["average 0.9", "average 0.99"]
 
 
-@pytest.mark.parametrize("decays", [(), (1.0,), (-0.1,), (float("nan"),)])
+@pytest.mark.parametrize("decays", [(), (1.0,), (-0.1,), (float("nan"),), (0.9, 0.9),
+                                    (0.9999999, 0.99999995)])  # fmt: skip
 def test_a_decay_out_of_range_is_refused(decays: tuple[float, ...]) -> None:
     with pytest.raises(Invalid, match=r"update\.decays = "):
         Average(decays)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treering import checkpoint
+from treering.config import Invalid
 from treering.mesh import Mesh
 
 ALONE = Mesh()
@@ -233,15 +234,24 @@ def test_a_run_passes_a_damaged_checkpoint_over_and_ends_as_if_unbroken(
     assert checkpoint.damaged(out / "checkpoints/step-000000050") is None  # written anew
 
 
-def test_when_all_are_damaged_a_run_begins_at_step_0(unbroken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [True, False])
+def test_when_all_are_gone_or_damaged_nothing_is_thrown_away(
+    unbroken: Path, tmp_path: Path, gone: bool
+) -> None:
+    """Of a run that was to go on. With `fresh` it begins at step 0, and the old one is kept."""
     out = stopped(unbroken, tmp_path / "out")
     for path in (out / "checkpoints").iterdir():
-        corrupt(path)
+        shutil.rmtree(path) if gone else corrupt(path)
+    before = tiny.files(out)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tiny.run(unbroken.parent / "recipe.toml", out)
-    assert len([one for one in caught if "passed over" in str(one.message)]) == 2
+        with pytest.raises(Invalid, match="after step 50 is gone or damaged; restore checkpoints/"):
+            tiny.run(unbroken.parent / "recipe.toml", out)
+    assert len([one for one in caught if "passed over" in str(one.message)]) == (0 if gone else 2)
+    assert tiny.files(out) == before
+    tiny.run(unbroken.parent / "recipe.toml", out, fresh=True)
     tiny.assert_same_run(out, unbroken)
+    assert tiny.files(tmp_path / "out.old-1") == before
 
 
 def test_the_manifest_holds_size_and_digest_of_every_other_file(unbroken: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from transformers import AutoModelForCausalLM
 
-from treering import cli, tokenizer
+from treering import cli, fp8, tokenizer
 from treering.prepare import Options, prepare
 
 
@@ -70,6 +70,8 @@ WRONG = {
     "model.preset='3mm'": "model.preset = '3mm'; did you mean '3m'?",
     "model.kind='mamba'": "model.kind = 'mamba': only 'llama'",
     "model.heads=3": "model.heads = 3: width 16 must split",
+    "model.mlp=0": "model.mlp = 0: must be positive",
+    "model.mlp=-8": "model.mlp = -8: must be positive",
     "model={}": ": give a positive number, or model.preset",
     "model={from='nowhere/at/all'}": "model.from = 'nowhere/at/all': no model could be loaded",
     "tokenizer.train=100": "tokenizer.train = 100: 256 bytes and the end of text need 257",
@@ -141,6 +143,33 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     parameters = next(line.split()[1] for line in lines if line.startswith("parameters"))
     header = json.loads((place / "finished/records.jsonl").read_text().splitlines()[0])
     assert parameters == f"{header['parameters']:,}"
+
+
+def test_a_dry_run_for_no_devices_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place, "--dry-run", "--devices", "0") == 2
+    assert "needs 1 processes, there are 0" in capsys.readouterr().err
+
+
+def test_torchrun_and_devices_that_differ_are_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run(place, "--out", str(tmp_path / "out"), "--devices", "2") == 2
+    assert "--devices 2: torchrun has started 4 processes" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_told_before_a_text_is_prepared(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fp8, "find_spec", lambda name: None)
+    command = ["run", str(place / "recipe.toml"), "--out", str(tmp_path / "out")]
+    command += ["--cache", str(tmp_path / "cache"), "--set", "compute.precision='fp8'"]
+    assert cli.main(command) == 2
+    assert "compute.precision = 'fp8': pip install 'treering[fp8]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_prepares_into_the_cache_alone(place: Path, tmp_path: Path) -> None:

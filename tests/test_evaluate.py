@@ -14,7 +14,7 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from treering import build, cli, config, evaluate, outcome, records, text, tokenizer
+from treering import build, checkpoint, cli, config, evaluate, outcome, records, text, tokenizer
 from treering.forward import Forward
 from treering.mesh import Mesh
 from treering.store import open_store
@@ -71,6 +71,50 @@ def test_evaluate_gives_the_last_row_of_a_run_and_row_0_of_its_beginning_to_the_
     assert first["en"] != last["en"]
 
 
+def test_a_runs_own_recipe_is_changed_by_sets(
+    finished: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ("--cache", str(place / "cache"))
+    found = asked(capsys, str(finished), "--set", "evaluate.tokens=32", *cache)
+    assert [score["tokens"] for score in found.values()] == [32] * 3
+
+
+REFUSED = {
+    "--set seed=1: {model} has no recipe of its own": ["{model}", "--set", "seed=1"],
+    "--data x: is where the files of --recipe are": ["{run}", "--data", "x"],
+    "--task-limit 3: is of tasks": ["{run}", "--task-limit", "3"],
+    "--task-folder y: is of tasks": ["{run}", "--task-folder", "y"],
+    "is (300, 16), that of the recipe's model (300, 32)": ["{run}", "--set", "model.width=32"],
+    "layers.1.input_layernorm.weight is None": ["{run}", "--set", "model.depth=2"],
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_options_without_effect_and_recipes_of_another_model_are_refused(
+    finished: Path, place: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {"run": finished, "model": finished / "model"}
+    given = [word.format(**named) for word in REFUSED[words]]
+    assert cli.main(["evaluate", *given, "--cache", str(place / "cache")]) == 2
+    assert words.format(**named) in capsys.readouterr().err
+
+
+def test_an_export_is_of_the_step_that_it_names(
+    finished: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a run in progress a checkpoint is looked for once."""
+    real, asked = checkpoint.newest, 0
+
+    def newest(folder: Path) -> object:
+        nonlocal asked
+        asked += 1
+        return real(folder)
+
+    monkeypatch.setattr(checkpoint, "newest", newest)
+    assert outcome.export(str(finished), tmp_path / "model", place / "cache") == tiny.STEPS
+    assert asked == 1
+
+
 def test_the_table_has_a_line_for_each_corpus(
     finished: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +159,7 @@ def compare_with_a_loop(finished: Path, place: Path, tokens: int) -> None:
         assert found[corpus].bits_per_byte == pytest.approx(total / math.log(2) / bytes_, rel=1e-6)
 
 
-def test_tokens_0_scores_every_window(finished: Path, place: Path) -> None:
+def test_tokens_0_scores_every_window(place: Path) -> None:
     recipe = config.load(place / "recipe.toml", sets=("evaluate.tokens=0",))
     data = build.data(recipe, place / "cache")
     for text_, store in zip(build.held_outs(recipe, data), data.validation.values(), strict=True):
@@ -130,7 +174,7 @@ def test_two_evaluations_are_equal_bit_for_bit(finished: Path, place: Path) -> N
     assert one == two
 
 
-def test_no_document_that_is_scored_was_trained_on(place: Path, finished: Path) -> None:
+def test_no_document_that_is_scored_was_trained_on(place: Path) -> None:
     recipe = config.load(place / "recipe.toml")
     data = build.data(recipe, place / "cache")
     parts = [[s for s in stores if s] for stores in (data.train, data.validation.values())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 import tiny
 import tomli_w
 
-from treering import build, config, records, shelf, training
+from treering import build, config, folder, records, shelf, training
+from treering.analysis.runs import gather
 from treering.config import Invalid
+from treering.report.page import compared, page
 
 Change = Callable[[dict[str, Any]], object]
 CONSTANT = {"kind": "constant", "peak": 1e-2, "warmup": 0.0}
@@ -129,15 +132,37 @@ def test_a_recipe_that_grew_is_the_recipe_that_was_always_so(
     assert [bool(header["changes"]) for header in headers] == [False, True]
 
 
+@pytest.mark.usefixtures("words")
+def test_a_run_that_has_grown_is_finished_at_its_new_end_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run(recipe(place, "before", phases(1)), tmp_path)
+    assert folder.finished(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(2, patch)
+        tiny.run(recipe(place, "after", phases(2)), tmp_path)
+    *killed, end = (tmp_path / "records.jsonl").read_text().splitlines(keepends=True)
+    assert '"interrupted"' in end
+    (tmp_path / "records.jsonl").write_text("".join(killed))
+    assert not folder.finished(tmp_path)
+    tiny.run(recipe(place, "after", phases(2)), tmp_path)
+    assert folder.finished(tmp_path) and folder.finished(tmp_path, 50)
+
+
+@pytest.mark.usefixtures("words")
 def test_the_summary_and_the_page_are_of_the_recipe_as_it_is_now(
-    place: Path, words: Path, tmp_path: Path
+    place: Path, tmp_path: Path
 ) -> None:
     tiny.run(recipe(place, "before", without_de), tmp_path)
     first = training.outcome.forgetting.summary(records.read(tmp_path))
     summary = tiny.run(recipe(place, "after", shorter), tmp_path)
     assert first["corpora"] == ["en", "fr"] and summary["corpora"] == ["en", "fr", "de"]
     assert [row["label"] for row in summary["rows"]] == ["base", "first", "second"]
-    assert None not in summary["rows"][0]["values"] if "values" in summary["rows"][0] else True
+    for kept in (summary, json.loads((tmp_path / "summary.json").read_text())):
+        assert len(kept["loss"]["values"][0]) == 3 and None not in kept["loss"]["values"][0]
+    arms = gather([str(tmp_path)])
+    made = page(arms, compared(arms))
+    assert all(f"{loss:.3f}" in made for loss in summary["loss"]["values"][0])
 
 
 def test_a_trained_tokenizer_stays_that_of_the_run(place: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 
-from treering import cli, records, tokenizer
+from treering import cli, header, records, tokenizer
 from treering.config import Invalid
 from treering.journal import Journal
 from treering.prepare import Options, prepare
@@ -202,6 +202,11 @@ def test_a_clock_that_jumps_changes_nothing(
     tiny.assert_same_run(tmp_path, unbroken)
     seconds = [r["seconds"] for r in records.read(tmp_path) if r["kind"] == "step"]
     assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+def test_without_git_a_run_does_not_know_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert header._commit() is None
 
 
 def test_nothing_asks_what_time_it_is() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from treering import build, config
+from treering import build, config, model, tables
 from treering.config import Invalid
 from treering.footprint import Footprint, footprint
 
@@ -55,6 +55,20 @@ def test_what_a_run_is_said_to_take_is_what_it_takes(place: Path, world: int) ->
         assert peak == pytest.approx(said.peak, rel=0.25)
 
 
+def test_the_root_of_a_model_with_many_words_is_gathered_whole(place: Path, tmp_path: Path) -> None:
+    """Its gradient waits for the end of the backward pass: it and the activations, few here, are
+    not there at once."""
+    words = build.data(config.load(place / "recipe.toml"), place / "cache").tokenizer
+    sizes = tables.Model(depth=2, width=256, heads=4, mlp=512, tied=False)
+    model.fresh(model.llama(sizes, 30_000, 64), seed=0).save_pretrained(tmp_path / "begun")
+    words.save_pretrained(str(tmp_path / "begun"))
+    few = ("length=16", "batch.tokens=128", "batch.micro=16")
+    sets = (f"model={{from='{tmp_path / 'begun'}'}}", *WIDE[1:], *few)
+    said, found = described(place, 2, *sets), measured(place, 2, *sets)
+    for each in found:
+        assert each["peak"] == pytest.approx(said.peak, rel=0.1)
+
+
 def test_seven_billion_parameters_are_described_without_their_memory(place: Path) -> None:
     said = described(place, 8, *SEVEN)
     assert said.parameters > 6e9
@@ -84,6 +98,11 @@ def test_a_pretrained_model_is_described_by_its_config(place: Path, tmp_path: Pa
     tiny.run(place / "recipe.toml", tmp_path / "run")
     said = described(place, 2, f"model={{from='{tmp_path / 'run/model'}'}}")
     assert said.held["weights"] == described(place, 2).held["weights"] > 0
+
+
+def test_the_precision_is_named_as_the_records_name_it(place: Path) -> None:
+    for precision in ("fp32", "bf16", "fp8"):
+        assert described(place, 1, f"compute.precision='{precision}'").precision == precision
 
 
 def test_a_mesh_that_does_not_fit_is_refused(place: Path) -> None:

@@ -34,6 +34,7 @@ from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.report import write
 from treering.report.page import compared, page
+from treering.speed import Speed
 from treering.store import open_store
 
 fuzz = settings(deadline=None)  # how many is the profile's to say
@@ -186,10 +187,17 @@ def whole() -> list[bytes]:
         {"kind": "task", "step": 0, "phase": "base", "task": "t", "metric": "acc", "value": 0.5,
          "stderr": None, "n": 8},
         {"kind": "probe", "step": 2, "phase": "p1", "cosine": 0.1, "tokens": 64},
+        {"kind": "ranks", "step": 2, "phase": "p1", "seconds": 9.0, "waited_for_text": [1.0, 2.0],
+         "computed": [3.0, 4.0], "slowest": 1, "waited_for_slowest": 0.5, "memory": [8, 9]},
         {"kind": "checkpoint", "step": 2, "path": "checkpoints/step-000000002"},
     ]  # fmt: skip
     run = recorded.run([[9.0, 9.5], [4.0, 8.0], [5.0, 3.0]], mixtures=[["t1"], ["t2"]],
                        branches={"average": [[4.0, 8.0], [5.0, 3.0]]})  # fmt: skip
+    speed = Speed(6e9, 5e9, devices=2, peak=989.0)
+    run[0] |= {"speed": speed.described(), "versions": {"python": "3"}, "hardware": {"cores": 2},
+               "parameters": 1e6}  # fmt: skip
+    for record in run:
+        record |= speed.of(64, 0.5) if record["kind"] == "step" else {}
     return [json.dumps(record).encode() + b"\n" for record in [*run[:3], *more, *run[3:]]]
 
 

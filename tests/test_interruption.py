@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
+from test_mesh import assert_same_to_rounding
 from tiny import Forks, assert_same_run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
-from treering import evaluate, records
+from treering import evaluate, launch, records
+from treering.interruption import interruption, preempted
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and signals")
-SIGNALS = {signal.SIGTERM: 0, signal.SIGUSR1: 0, signal.SIGINT: 130}
+SIGNALS = {signal.SIGTERM: 0, signal.SIGUSR1: 0, signal.SIGHUP: 0, signal.SIGINT: 130}
 
 
 def ends(out: Path) -> list[str]:
@@ -119,6 +124,37 @@ def test_a_signal_to_the_launcher_is_one_to_all_processes(
     assert ends(out) == ["interrupted" if number == signal.SIGINT else "preempted"]
     code, log_text = forks.run(out, ranks=2)
     assert code == 0, log_text
+    assert_same_to_rounding(out, unbroken)
+
+
+@pytest.mark.parametrize(("last", "code"), [
+    ({"kind": "end", "reason": "preempted"}, 0), ({"kind": "end", "reason": "finished"}, 0),
+    ({"kind": "end", "reason": "failed"}, 1), ({"kind": "step", "step": 1, "phase": "a"}, 1),
+    (None, 1),
+])  # fmt: skip
+def test_a_launcher_that_was_told_to_end_says_whether_all_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: tiny.Record | None, code: int
+) -> None:
+    def elastic_launch(settings: object, program: str) -> Callable[..., None]:
+        def call(*arguments: str) -> None:
+            raise SignalException("as torchrun does", signal.SIGTERM)
+
+        return call
+
+    monkeypatch.setattr(launch, "elastic_launch", elastic_launch)
+    if last is not None:
+        (tmp_path / "records.jsonl").write_text(json.dumps(last) + "\n")
+    assert launch.launch(1, ["run"], tmp_path, grace=1.0) == code
+
+
+def test_a_hang_up_under_nohup_is_not_heard() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption() as heard, preempted():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not heard.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
@@ -144,6 +180,7 @@ def test_what_hangs_ends_and_says_where(
     assert codes == [1, -signal.SIGKILL]
     code, log = forks.run(out, ranks=2)
     assert code == 0, log
+    assert_same_to_rounding(out, unbroken)
 
 
 def alive(sitting: tiny.Sitting) -> set[int]:

@@ -154,6 +154,9 @@ def test_files_and_functions_are_short(file: Path) -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is too long"
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [argument.arg for argument in given if argument.arg != "self"]
+            assert len(names) <= 7, f"{node.name} takes too much"
 
 
 def unpickled(source: str) -> list[str]:

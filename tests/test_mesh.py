@@ -145,13 +145,12 @@ def test_processes_that_do_not_make_up_the_mesh_are_refused(forks: Forks, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_what_rank_0_refuses_ends_the_others_quietly(
-    forks: Forks, two: Path, tmp_path: Path
-) -> None:
+def test_what_rank_0_refuses_ends_the_others_quietly(forks: Forks, two: Path) -> None:
+    before = tiny.files(two)
     sitting = forks.start(two, "--set=seed=2", ranks=2)
     assert sitting.codes() == [2, 1]
     assert "the recipe changed: seed: 1 -> 2" in sitting.log.read_text()
-    assert not tiny.files(tmp_path)
+    assert tiny.files(two) == before
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +196,9 @@ def test_devices_are_torchrun(forks: Forks, two: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "treering", "run", str(forks.place / "recipe.toml")]
     command += ["--out", str(tmp_path / "run"), "--cache", str(forks.place / "cache")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for more, code in ((["--set=mesh.shard=3"], 2), ([], 0)):
+    for more, code in ((["--dev", "2", "--set=mesh.shard=3"], 2), (["--devices=2"], 0)):
         done = subprocess.run(
-            [*command, "--devices", "2", *more], env=environment, timeout=120,
+            [*command, *more], env=environment, timeout=120,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr

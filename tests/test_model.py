@@ -133,7 +133,7 @@ def test_dropout_that_is_asked_for_repeats_and_resumes_bit_for_bit(
     tiny.assert_same_run(tmp_path / "parts", tmp_path / "one")
 
 
-def test_weights_that_are_a_pickle_are_refused(place: Path, recipe: Path, tmp_path: Path) -> None:
+def test_weights_that_are_a_pickle_are_refused(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     found = AutoModelForCausalLM.from_pretrained(place / "llama")
     found.save_pretrained(folder)

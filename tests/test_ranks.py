@@ -6,13 +6,15 @@ import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import recorded
 import tiny
 from rich.console import Console
 
 from treering import records
-from treering.analysis.costs import ranks
+from treering.analysis.costs import ranks, throughput
 from treering.folder import summary
 from treering.mesh import Mesh
 from treering.ranks import Ranks
@@ -68,6 +70,27 @@ def test_a_run_that_went_on_with_more_processes_is_told_by_these() -> None:
     assert ranks([alone, pair, pair]) == {
         "waited_for_text": 0.2, "waited_for_slowest": 0.0, "slowest": 0, "memory": 4, "processes": 2
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [
+    {"seconds": None}, {"waited_for_text": [None, 1.0]}, {"memory": [], "waited_for_text": []},
+    {"waited_for_text": [1.0]},
+])  # fmt: skip
+def test_a_window_that_is_not_whole_is_left_out(broken: dict[str, Any]) -> None:
+    whole = {"kind": "ranks", "step": 1, "seconds": 10.0, "waited_for_text": [1.0, 2.0],
+             "memory": [3, 4]}  # fmt: skip
+    wanted = {"waited_for_text": 0.2, "waited_for_slowest": None, "slowest": None, "memory": 4,
+              "processes": 2}  # fmt: skip
+    assert ranks([whole, whole | broken]) == ranks([whole]) == wanted
+
+
+@pytest.mark.parametrize("speed", [{}, {"flops_per_token": 9.0}, {"devices": 0},
+                                   {"flops_per_token": None, "devices": 1}])  # fmt: skip
+def test_a_speed_that_is_not_whole_is_not_known(speed: dict[str, Any]) -> None:
+    header = recorded.header(["t1"], [["t1"]]) | {"speed": speed}
+    step = {"kind": "step", "step": 1, "tokens_per_second": 5.0}
+    found = throughput([header, step])
+    assert found["tokens_per_second"] == 5.0 and found["full"] == {"tflops": None, "mfu": None}
 
 
 def test_a_run_tells_before_each_scoring(place: Path, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_ctrl_c_lets_the_cells_save_themselves_and_leaves_no_process_behind(
     assert len(marked(mark)) > 3  # the study, Ray's own, a worker, a cell
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in said, said
+    assert process.returncode == 130 and "the same command goes on from what is saved" in said, said
     wait_for(lambda: not marked(mark), 5.0)
     begun = [name for name in BOTH if steps(out, name)]
     ends = [records.read(out / "runs" / name)[-1].get("reason") for name in begun]

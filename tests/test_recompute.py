@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +69,5 @@ def test_a_run_is_the_same_run(place: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_an_unknown_kind_is_refused(place: Path) -> None:
-    wanted: dict[str, Any] = {"match": r"compute.recompute = 'some': one of"}
-    with pytest.raises(config.Invalid, **wanted):
+    with pytest.raises(config.Invalid, match=r"compute.recompute = 'some': one of"):
         config.load(place / "recipe.toml", sets=("compute.recompute='some'",))

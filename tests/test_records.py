@@ -141,6 +141,31 @@ def test_cut_at_0_keeps_the_scores_before_training(tmp_path: Path) -> None:
     assert read(path) == as_read(RUN[:2])
 
 
+@pytest.mark.parametrize(("reasons", "step"), [
+    ((None, "failed"), None), ((None, None, "failed"), 1), (("finished",), None),
+    ((None, "finished"), 1), ((None, "preempted"), 1), ((None, None, "preempted"), 2),
+    ((None, "interrupted"), None), ((None, None), 1), ((None,), None),
+])  # fmt: skip
+def test_records_whose_checkpoints_are_gone_are_not_cut_but_named(
+    tmp_path: Path, reasons: tuple[str | None, ...], step: int | None
+) -> None:
+    """None of `reasons` is a checkpoint; one alone may have been killed as it was written."""
+    log = Records(tmp_path / "records.jsonl")
+    for i, reason in enumerate(reasons, 1):
+        log.append("step", {"step": i, "phase": "a"})
+        kind = "checkpoint" if reason is None else "end"
+        log.append(kind, {"step": i} if reason is None else {"reason": reason})
+    log.close()
+    before = (tmp_path / "records.jsonl").read_bytes()
+    if step is None:
+        cut(tmp_path / "records.jsonl", -1)
+        assert (tmp_path / "records.jsonl").read_bytes() == b""
+        return
+    with pytest.raises(Invalid, match=f"checkpoint after step {step} is gone or damaged; restore"):
+        cut(tmp_path / "records.jsonl", -1)
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
 def test_cut_of_nothing_is_nothing(tmp_path: Path) -> None:
     cut(tmp_path / "records.jsonl", 3)
     assert not (tmp_path / "records.jsonl").exists()

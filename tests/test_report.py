@@ -266,7 +266,7 @@ def test_figures_of_odd_runs_are_drawn(tmp_path: Path) -> None:
     assert out.stat().st_size > 10_000
 
 
-def test_records_are_only_read(finished: list[Path], tmp_path: Path) -> None:
+def test_records_are_only_read(finished: list[Path]) -> None:
     before = [tiny.files(run) for run in finished]
     page(gather([str(run) for run in finished]), None)
     assert [tiny.files(run) for run in finished] == before

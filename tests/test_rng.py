@@ -72,7 +72,7 @@ def test_sizes_and_keys_may_differ_from_index_to_index(asked: list[tuple[int, in
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 8, 13, 33, 100])
-def test_each_place_goes_everywhere_equally_often(n: int, chance_of: Chance) -> None:
+def test_each_place_goes_everywhere_equally_often(n: int) -> None:
     counts, keys = np.zeros((n, n)), 2000
     for trial in range(keys):
         counts[np.arange(n), permute(np.arange(n), n, key(trial, "order"))] += 1

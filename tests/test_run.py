@@ -119,7 +119,7 @@ def test_the_summary_is_the_analysis_of_the_records(unbroken: Path) -> None:
     assert lost == {"en": row[0] - first[0]}  # fr and de were learned last
 
 
-def test_the_resolved_recipe_can_be_run_again(unbroken: Path, recipe: Path, tmp_path: Path) -> None:
+def test_the_resolved_recipe_can_be_run_again(unbroken: Path, recipe: Path) -> None:
     again = treering.load(unbroken / "recipe.toml")
     assert again == treering.load(recipe)
     assert again.checkpoint.keep == 2  # a default, written out
@@ -215,7 +215,7 @@ def test_sigint_ends_with_130_and_an_end_record(
     code, log = sitting.wait()
     assert (code, log.splitlines()[-1]) == (
         130,
-        "treering: interrupted; the same command goes on from here",
+        "treering: interrupted; the same command goes on from what is saved",
     )
     assert "Traceback" not in log
     assert of("end", tmp_path / "out")[-1]["reason"] == "interrupted"
@@ -235,9 +235,7 @@ def test_a_finished_run_says_so_and_nothing_is_rewritten(
     assert tiny.files(tmp_path / "out") == before
 
 
-def test_a_changed_recipe_is_refused_with_old_and_new_value(
-    unbroken: Path, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_changed_recipe_is_refused_with_old_and_new_value(unbroken: Path, recipe: Path) -> None:
     before = tiny.files(unbroken)
     with pytest.raises(Invalid, match=r"recipe changed: update.rate: 0.5 -> 0.25; undo it, .*--fr"):
         tiny.run(recipe, unbroken, "update.rate=0.25")

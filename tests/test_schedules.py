@@ -31,14 +31,14 @@ shape = "linear"
 SHAPES = [Constant, Cosine, Linear, partial(WSD, decay=0.0)]
 
 
-def test_the_cosine_passes_the_specifications_test_vector() -> None:
-    """schedules.md 2.2: T = 100, T_w = 10, peak 1, floor 0.1."""
+def test_the_cosine_at_its_peak_half_way_and_at_its_end() -> None:
+    """By hand: T = 100, T_w = 10, peak 1, floor 0.1."""
     rate = Cosine(peak=1.0, floor=0.1, warmup=0.1).over(100)
     assert [rate(t) for t in (10, 55, 100)] == pytest.approx([1.0, 0.55, 0.1], abs=1e-12)
 
 
 def test_a_warm_up_wastes_no_step() -> None:
-    """(t + 1) / T_w, as section 1 of the specification chooses."""
+    """(t + 1) / T_w: the first step has a rate, and the last of them the peak."""
     for shape in SHAPES:
         rate = shape(peak=2.0, warmup=0.1).over(100)
         assert [rate(t) for t in (0, 4, 9)] == pytest.approx([0.2, 1.0, 2.0])

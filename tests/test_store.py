@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from treering import writer
 from treering.config import Invalid
 from treering.store import Store, is_store, open_store
 from treering.writer import Writer, commit, token_dtype
@@ -156,6 +158,20 @@ def test_an_npy_that_is_no_row_of_integers_is_refused(
     np.save(tmp_path / "flat.npy", array)
     with pytest.raises(Invalid, match=r"flat\.npy.*one row of integers"):
         open_store(tmp_path / "flat.npy")
+
+
+def test_a_writer_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: Path, *how: object, **more: object) -> object:
+        if ".idx" in path.name:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open(path, *how, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(writer, "open", opened, raising=False)
+    with pytest.raises(Invalid, match="cannot be written"):
+        Writer(tmp_path / "x", 300)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_a_store_and_what_is_text(tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from updating import LearnerOf, same
 
+from treering.batch import Batch, refs
 from treering.config import Invalid
 from treering.lengths import lengths
-from treering.methods.memories import Everything
+from treering.loop import Rules, train
+from treering.methods.memories import Balanced, Everything, Reservoir
+from treering.methods.updates import Descent
 from treering.plan import Planner, Stage
+from treering.protocols import Memory
+from treering.rng import key, permute
 from treering.store import Store
 from treering.stream import Stream, ahead
 
@@ -191,3 +197,33 @@ def test_a_slow_reader_is_waited_for() -> None:
         yield 1
 
     assert list(ahead(slow, 2)) == [0, 1]
+
+
+@pytest.mark.parametrize("memory", [Everything(), Reservoir(9), Balanced()])
+def test_share_0_trains_bit_for_bit_as_sequential_training(
+    learner_of: LearnerOf, store_of: Callable[..., Store], memory: Memory
+) -> None:
+    random, length = np.random.default_rng(0), 8
+    tokens = [random.integers(0, 64, 401), random.integers(0, 64, 241)]
+    stores = [store_of(f"{type(memory).__name__}{i}", part) for i, part in enumerate(tokens)]
+    stages = (Stage(20, (1, 0)), Stage(12, (0, 1)))
+    sizes = tuple(store.samples(length) for store in stores)
+    planner = Planner(
+        7, ("a", "b"), sizes, (False, True), stages, 4, Fraction(0), "total", memory, "all"
+    )
+    stream = Stream(planner, stores, lengths(planner), length, 64)
+    replay, sequential = learner_of(), learner_of()
+    rules = Rules(7, lambda step: 1e-2 / (step + 1))
+    for done in train(replay, Descent(), stream.batches(planner.start()), rules):
+        assert not done.batch.replayed.any()
+    step = 0
+    for name, part, size, count in zip("ab", tokens, sizes, (20, 12), strict=True):
+        order = permute(np.arange(count), size, key(7, "order", name, 0))
+        for first in range(0, count, 4):
+            at = order[first : first + 4] * length
+            rows = np.stack([part[i : i + length + 1] for i in at])
+            empty = Batch(rows, refs([(0, 0)] * 4), np.zeros(4, bool), step, 0, False)
+            sequential.set_rate(1e-2 / (step + 1))
+            Descent()(sequential, empty)
+            step += 1
+    assert same(replay.params, sequential.params)

@@ -225,9 +225,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def test_two_cells_at_a_time_are_as_good_as_one_run_after_the_other(
-    unbroken: Path, place: Path
-) -> None:
+def test_two_cells_at_a_time_are_as_good_as_one_run_after_the_other(unbroken: Path) -> None:
     for name in (PLAIN, MER):
         tiny.run(unbroken / "recipes" / f"{name}.toml", unbroken.parent / name)
         assert_same_run(unbroken / "runs" / name, unbroken.parent / name)
@@ -259,15 +257,20 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(
 
 
 @linux
-def test_ctrl_c_lets_the_cells_save_themselves(
-    unbroken: Path, place: Path, forks: Forks, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("number", "code_of", "words"), [
+    (signal.SIGINT, 130, "interrupted; the same command goes on"),
+    (signal.SIGTERM, 0, "stopped by the system; the same command goes on"),
+])  # fmt: skip
+def test_a_signal_lets_the_cells_save_themselves(
+    unbroken: Path, place: Path, forks: Forks, tmp_path: Path, number: signal.Signals, code_of: int,
+    words: str,
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     sitting = started(forks, place, out)
     wait_for(lambda: min(steps(out, PLAIN), steps(out, MER)) >= 1)
-    os.kill(sitting.pid, signal.SIGINT)  # the study alone, as its cells have their own session
+    os.kill(sitting.pid, number)  # the study alone, as its cells have their own session
     code, log = sitting.wait()
-    assert code == 130 and "interrupted; the same command goes on" in log, log
+    assert code == code_of and words in log, log
     assert not processes(out) and not (out / "comparison.json").exists()
     saved = {}
     for name in (PLAIN, MER):

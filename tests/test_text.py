@@ -176,6 +176,6 @@ def test_the_split_knows_a_document_by_its_text_alone(documents: list[str], shar
         assert text.in_validation(document, min(1.0, share * 2)) or not sides[document]
 
 
-def test_the_split_takes_its_share(tmp_path: Path) -> None:
+def test_the_split_takes_its_share() -> None:
     held_out = sum(text.in_validation(f"document {i}", 0.1) for i in range(10_000))
     assert abs(held_out - 1000) < 5 * 30  # five standard deviations

@@ -77,6 +77,32 @@ def test_a_changed_bit_of_a_checkpoint_or_a_torn_model_is_found(
     assert f"DAMAGED  {tmp_path / 'run/model'}: {tmp_path / 'run/model/model.safetensors'}: " in out
 
 
+def test_damaged_records_are_a_finding_and_the_rest_is_looked_at(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/records.jsonl"
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    assert verified(tmp_path / "run", store) == 1
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"DAMAGED  {path}: {path}: line 1 is damaged; restore the file"
+    assert len(rest) == 4 and all(line.startswith("sound ") for line in rest)
+
+
+def test_a_run_whose_texts_have_moved_is_sound(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    recipe = tmp_path / "run/recipe.toml"
+    recipe.write_text(recipe.read_text().replace("fr.jsonl", "gone.jsonl"))
+    assert verified(tmp_path / "run") == 0
+    assert f"sound    {recipe}: " in (said := capsys.readouterr().out)
+    assert "gone.jsonl is no longer there" in said
+    recipe.write_text("seed = 'x'")
+    assert verified(tmp_path / "run") == 1
+    assert f"DAMAGED  {recipe}: seed = 'x': must be int" in capsys.readouterr().out
+
+
 def test_a_foreign_store_is_only_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "tokens.npy", np.arange(50))
     assert verified(tmp_path / "tokens.npy") == 0

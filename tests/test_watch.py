@@ -51,6 +51,11 @@ def test_the_page_grows_with_the_run(address: str, run: Path) -> None:
     assert "3.500" in get(address + "/")
 
 
+def test_a_port_that_cannot_be_is_refused(run: Path) -> None:
+    with pytest.raises(Invalid, match=r"--port 70000: 127.0.0.1 cannot be served there \("):
+        server([str(run)], host="127.0.0.1", port=70000, refresh=7)
+
+
 def test_nothing_else_is_served(address: str) -> None:
     for path in ("/records.jsonl", "/../seq/records.jsonl", "/x"):
         with pytest.raises(urllib.error.HTTPError, match="404") as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import adapter, downstream, groups, model, shelf, surgery, tokenizer, trackers
+from treering import adapter, downstream, fp8, groups, model, shelf, surgery, tokenizer, trackers
 from treering.cache import cached_tokenizer, of_corpus, opened
 from treering.config import Recipe, Table
 from treering.evaluate import HeldOut, held_out
@@ -53,7 +53,8 @@ class Parts:
 
 
 def check_extras(recipe: Recipe) -> None:
-    """Raises Invalid where the recipe names a task or a tracker that is not to be had."""
+    """Raises Invalid where the recipe names a task, a tracker or fp8, and it is not installed."""
+    fp8.check_extra(recipe.compute.precision)
     downstream.find(recipe.evaluate)
     trackers.check(recipe.track)
 

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from treering.mesh import Mesh
 
@@ -98,6 +99,13 @@ def load(path: str | Path, tensors: Mapping[str, torch.Tensor], mesh: Mesh) -> N
     """Fill tensors in place from a sound checkpoint, whatever mesh it was saved on."""
     group = {"process_group": mesh.hosts} if mesh.hosts else {"no_dist": True}
     _quiet(lambda: state_dict_loader.load(dict(tensors), checkpoint_id=path, **group))
+
+
+def sizes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a sound checkpoint."""
+    stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name: tuple(of.size) for name, of in stored.items()
+            if isinstance(of, TensorStorageMetadata)}  # fmt: skip
 
 
 def damaged(path: Path) -> str | None:

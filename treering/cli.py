@@ -1,7 +1,7 @@
 """The command line: verbs and their options. What they do is in `verbs.py`.
 
-Exit codes: 0 done, or stopped by SIGTERM or SIGUSR1 with all saved; 1 failed; 2 bad input (nothing
-was written); 130 interrupted by Ctrl-C (all is saved).
+Exit codes: 0 done, or stopped by SIGTERM, SIGUSR1 or SIGHUP with all saved; 1 failed; 2 bad input
+(nothing was written); 130 interrupted by Ctrl-C (all is saved; by a second one, what was before).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from treering import verbs, verbs_plan, workshop
+from treering import verbs, workshop
 from treering.config import Invalid
 from treering.interruption import Diverged, Preempted
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     except KeyboardInterrupt:
-        print("treering: interrupted; the same command goes on from here", file=sys.stderr)
+        print("treering: interrupted; the same command goes on from what is saved", file=sys.stderr)
         return 130
 
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _evaluate_verb(known)
 
-    verify = known.add_parser("verify", help="reads every byte of a store or of a run again")
+    verify = known.add_parser("verify", help="reads a store or a run again: is it damaged?")
     verify.add_argument("paths", nargs="+", metavar="STORE|RUN")
     verify.set_defaults(verb=verbs.verify)
 
@@ -114,6 +114,12 @@ def _evaluate_verb(known: Any) -> argparse.ArgumentParser:
     return evaluate
 
 
+def _plan(options: argparse.Namespace) -> int:
+    from treering import verbs_plan  # and with it scipy, which takes a second
+
+    return {"fit": verbs_plan.fit, "ask": verbs_plan.ask}[options.what](options)
+
+
 def _plan_verbs(known: Any) -> None:
     """plan fit and plan ask."""
     about = "laws from pilots: what share, size and budget to choose"
@@ -124,7 +130,7 @@ def _plan_verbs(known: Any) -> None:
     which.add_argument(
         "--new", metavar="CORPUS", help="its loss, by what replay leaves of training"
     )
-    fit.set_defaults(verb=verbs_plan.fit)
+    fit.set_defaults(verb=_plan, what="fit")
     ask = verbs_of.add_parser("ask", help="the best size and replay share for a budget")
     ask.add_argument("--budget", type=float, required=True, metavar="FLOPS", help="6 N D")
     ask.add_argument(
@@ -133,11 +139,11 @@ def _plan_verbs(known: Any) -> None:
     ask.add_argument("--learn", required=True, metavar="CORPUS", help="its loss is to be least")
     ask.add_argument("--before", type=float, metavar="NATS", help="loss of --keep's corpus before")
     ask.add_argument("--size", type=float, metavar="N", help="of the model, if it is given")
-    ask.set_defaults(verb=verbs_plan.ask)
+    ask.set_defaults(verb=_plan, what="ask")
     for verb in (fit, ask):
         pilots = "run or study folders, or one CSV of N, D, replay and a column for each corpus"
         verb.add_argument("pilots", nargs="+", metavar="RUN|CSV", help=pilots)
-        verb.add_argument("--law", default="dcpt", help=", ".join(verbs_plan.LAWS))
+        verb.add_argument("--law", default="dcpt", help="dcpt, dcpt-l1, dcpt-l5, replay")
         verb.add_argument("--resamples", type=int, default=1000, metavar="N")
 
 

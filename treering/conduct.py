@@ -23,6 +23,7 @@ from treering.analysis.compare import branched, compare
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe, Table
 from treering.engines.process import Job
+from treering.interruption import preempted
 from treering.report import card, comparison, write
 from treering.schema import read, values
 from treering.study import Cell, Study, naming
@@ -124,8 +125,8 @@ def perform(
     failed.
 
     Each finished cell goes into `cells.csv` at once. Raises Invalid before anything is written
-    where a cell's methods are no valid ones, and KeyboardInterrupt after Ctrl-C, when the cells
-    that ran have saved themselves.
+    where a cell's methods are no valid ones, and KeyboardInterrupt after Ctrl-C (after
+    SIGTERM the Preempted among them), when the cells that ran have saved themselves.
     """
     asked = found if only is None else [only]
     left = {cell.name: cell for cell in asked if not is_finished(cell, out)}
@@ -136,7 +137,7 @@ def perform(
     jobs = [_job(cell, out, cache, threads) for cell in left.values()]
     failed: list[str] = []
     began, ended = time.monotonic(), 0
-    with console.status("") as line:
+    with preempted(), console.status("") as line:
 
         def watch(running: list[str]) -> None:
             words = f"{done + ended} of {len(asked)} cells; {', '.join(running)}"

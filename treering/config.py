@@ -18,6 +18,8 @@ from treering.schema import lay_over, near, read, values
 from treering.tables import Corpus
 from treering.tables import Recipe as Recipe
 
+MONTH = 30 * 24 * 3600  # seconds; the clocks of watchdogs have an end
+
 
 def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, ...] = ()) -> Recipe:
     """The recipe in a TOML file, with `sets` ("key.key=value") laid over it.
@@ -139,13 +141,17 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     mesh = recipe.mesh
     for key, number in (("replicate", mesh.replicate), ("shard", mesh.shard)):
         want(number is None or number > 0, f"mesh.{key}", number, "must be at least 1 process")
-    want(mesh.timeout > 0, "mesh.timeout", mesh.timeout, "must be positive seconds")
+    seconds = {"mesh.timeout": mesh.timeout, "checkpoint.grace": recipe.checkpoint.grace}
+    for key, time in seconds.items():
+        want(0 < time <= MONTH, key, time, f"must be positive seconds, {MONTH:,} at most")
     probe = recipe.probe.every
     want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
-    grace = recipe.checkpoint.grace
-    want(grace > 0, "checkpoint.grace", grace, "must be positive seconds")
     want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
+    sizes = ("preset", "width", "depth", "heads", "mlp", "tied")
+    for key in sizes if model.from_ is not None else ():
+        given = getattr(model, key)
+        want(given is None, f"model.{key}", given, "is of a fresh model; give it or from, not both")
     both = tokenizer.train is not None and tokenizer.from_ is not None
     want(not both, "tokenizer", values(tokenizer), "give train or from, not both")
     alone = tokenizer.train is not None or tokenizer.from_ is not None or model.from_ is not None

@@ -16,7 +16,7 @@ from treering.footprint import Footprint, footprint
 from treering.loop import train
 from treering.mesh import Mesh, device
 
-STEPS = 3  # of a trial, the first of them not timed
+STEPS = 3  # of a trial; the fastest counts
 
 
 def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console: Console) -> None:
@@ -30,7 +30,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
     tokens = _plan(recipe, data, console)
-    world = devices or recipe.mesh.replicate * (recipe.mesh.shard or 1)
+    world = recipe.mesh.replicate * (recipe.mesh.shard or 1) if devices is None else devices
     found = footprint(recipe, data, world)
     console.print(f"parameters  {found.parameters:,}")
     beside = branch.steps(recipe)

@@ -58,7 +58,9 @@ def make(out: Path, say: Callable[[str], None], *, fresh: bool) -> None:
 
 
 def describe(out: Path, recipe: Recipe, words: PreTrainedTokenizerBase) -> None:
-    """Write what the run is: its recipe, and once for all the tokenizer that it trained."""
+    """Write what the run is: its recipe, and once for all the tokenizer that it trained. It is not
+    finished any more: the summary of a run that has grown is of what it was."""
+    (out / "summary.json").unlink(missing_ok=True)
     with replacing(out / "recipe.toml") as beside:
         beside.write_text(config.to_toml(recipe), encoding="utf-8")
     if recipe.tokenizer.train is not None and not (out / "tokenizer").exists():

@@ -23,12 +23,13 @@ from transformers import PreTrainedModel
 
 from treering import adapter, build, model, shelf, tokenizer
 from treering.config import Recipe
-from treering.forward import Forward, precision, recompute
+from treering.forward import Forward, name, precision, recompute
 from treering.learner import Learner
 from treering.mesh import Mesh, device, fit
 from treering.objective import objective
 from treering.spread import materialize
 
+FP32 = 4  # bytes
 CPU = torch.device("cpu")  # of fake tensors; its attention keeps what a GPU's flash attention keeps
 
 
@@ -75,25 +76,25 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         root = model.Root(begun, wanted)
         call = Forward(root, root, Mesh(), dtype, rows)
         shares = [(-(-len(weight) // shard), *weight.shape[1:]) for weight in root.parameters()]
-        gathered = 0
+        largest, width = _largest(begun), FP32 if dtype is None else dtype.itemsize
         if shard > 1:
             for weight in root.parameters():
                 weight.data = weight.data.to(dtype)  # as FSDP gathers them
-            gathered = _gathered(begun)
         if recipe.compute.recompute != "none":
             for layer in model.blocks(begun):
                 recompute(layer, selective=recipe.compute.recompute == "selective")
         calls = -(-recipe.rows // (rows * world))
         height = _height(call, shares, recipe.length, calls)
         held = _held(call, shares, recipe)
-        gradients = sum(weight.nbytes for weight in root.parameters() if weight.requires_grad)
+    gradients = held["weights"]  # of what is trained
+    activations = max(0, height - gradients)
     return Footprint(
         parameters=parameters,
         flops_per_token=flops_per_token,
-        precision="fp32" if dtype is None else "bf16",
+        precision=name(recipe.compute.precision, dtype),
         held={"gradients": gradients, **held},
-        gathered=gathered,
-        activations=max(0, height - gradients),
+        gathered=gathered(*largest, width, activations) if shard > 1 else 0,
+        activations=activations,
         staged=sum(held.values()),
     )
 
@@ -117,19 +118,27 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
 def _left_out(begun: PreTrainedModel) -> None:
     """Take the memory from an adapter, which peft cannot make of fake tensors."""
     for module in begun.modules():
-        for name, param in module.named_parameters(recurse=False):
+        for key, param in module.named_parameters(recurse=False):
             if param.requires_grad:
-                module.register_parameter(name, nn.Parameter(param.to("meta")))
+                module.register_parameter(key, nn.Parameter(param.to("meta")))
 
 
-def _gathered(begun: PreTrainedModel) -> int:
-    """Bytes of whole weights at once: the root's own, two blocks (one is fetched while the other
-    computes), and the gradient of one, in its own precision and in fp32 for the sum."""
-    sizes = [sum(p.nbytes for p in block.parameters()) for block in model.blocks(begun)]
-    largest = max(sizes, default=0)
-    numbers = largest // next(begun.parameters()).element_size()
-    own = sum(p.nbytes for p in begun.parameters()) - sum(sizes)
-    return own + 3 * largest + 4 * numbers
+def _largest(begun: PreTrainedModel) -> tuple[int, int]:
+    """Numbers of the largest block, and of the root without its blocks."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in model.blocks(begun)]
+    return max(sizes, default=0), sum(p.numel() for p in begun.parameters()) - sum(sizes)
+
+
+def gathered(block: int, root: int, width: int, activations: int) -> int:
+    """Bytes of whole weights at a step's height, with their gradients before these are spread: of a
+    model with so many numbers in its largest block and its root, `width` bytes each.
+
+    The root's own weights and two blocks (one is fetched while the other computes), and of one its
+    gradient, also in fp32 for the sum. The root's gradient waits for the end, when no activations
+    are there any more: what it takes beyond these.
+    """
+    at_a_block, at_the_end = (3 * width + FP32) * block, (width + FP32) * root - activations
+    return width * root + max(at_a_block, at_the_end)
 
 
 def _height(call: Forward, shares: Sequence[tuple[int, ...]], length: int, calls: int) -> int:

@@ -171,6 +171,11 @@ def precision(wanted: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16
 
 
+def name(wanted: str, dtype: torch.dtype | None) -> str:
+    """What `precision` made of a wish, as records have it: fp32, bf16 or fp8."""
+    return "fp8" if wanted == "fp8" else "fp32" if dtype is None else "bf16"
+
+
 @torch.no_grad()
 def is_linear(forward: Forward, chunked: Objective, whole: Objective) -> bool:
     """Whether a model's losses are the same by `chunked`, which multiplies hidden states and head

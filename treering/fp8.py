@@ -15,10 +15,14 @@ MULTIPLE = 16  # of both sizes of a product, as the hardware asks
 CAPABILITY = (8, 9)  # the first CUDA devices with fp8: Ada and Hopper
 
 
-def check(device: torch.device) -> None:
-    """Raises Invalid where fp8 is not to be had."""
-    if find_spec("torchao") is None:
+def check_extra(precision: str) -> None:
+    """Raises Invalid where the precision needs torchao, which is not installed."""
+    if precision == "fp8" and find_spec("torchao") is None:
         raise Invalid("compute.precision = 'fp8': pip install 'treering[fp8]'")
+
+
+def check(device: torch.device) -> None:
+    """Raises Invalid where a device has no fp8."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < CAPABILITY:
         raise Invalid("compute.precision = 'fp8': this device has no fp8; use 'bf16' or 'auto'")
 

@@ -14,7 +14,7 @@ import torch
 from treering import model, schema
 from treering.build import Data
 from treering.config import Recipe
-from treering.forward import Forward
+from treering.forward import Forward, name
 from treering.learner import Learner
 from treering.speed import Speed, peak
 
@@ -60,14 +60,13 @@ def _machine(recipe: Recipe, forward: Forward) -> dict[str, Any]:
 
 
 def _hardware(recipe: Recipe, forward: Forward) -> dict[str, Any]:
-    precision = "fp32" if forward.dtype is None else "bf16"
     on_gpu = forward.mesh.device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": forward.mesh.world,
-        "precision": "fp8" if recipe.compute.precision == "fp8" else precision,
+        "precision": name(recipe.compute.precision, forward.dtype),
     }
 
 
@@ -83,9 +82,11 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     if not (here.parent / ".git").exists():
         return None
-    asked = subprocess.run(
-        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return asked.stdout.strip() or None
 
 

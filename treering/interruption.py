@@ -6,11 +6,11 @@ import faulthandler
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1)
+PREEMPTIONS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 STDERR = 2  # also where sys.stderr is something else, as in notebooks
 
 
@@ -32,9 +32,9 @@ def reason(error: BaseException) -> str:
 class Interruption:
     """Signals, heard between two steps rather than in the middle of one, and a watchdog.
 
-    The first Ctrl-C, or a SIGTERM or SIGUSR1, is asked for in `asked`; a second Ctrl-C interrupts
-    at once. From a SIGTERM or SIGUSR1 on the process has `grace` seconds: then it ends with exit
-    code 1, saved or not, and says where it was.
+    The first Ctrl-C, or one of PREEMPTIONS, is asked for in `asked`; a second Ctrl-C interrupts at
+    once. From one of PREEMPTIONS on the process has `grace` seconds: then it ends with exit code 1,
+    saved or not, and says where it was.
     """
 
     def __init__(self, *, timeout: float, grace: float) -> None:
@@ -70,12 +70,43 @@ class Interruption:
 def interruption(*, timeout: float = 1800.0, grace: float = 300.0) -> Iterator[Interruption]:
     """Signals are heard within. Outside the main thread, which alone may handle them, none is."""
     heard = Interruption(timeout=timeout, grace=grace)
+    with _handled((signal.SIGINT, *preemptions()), heard.hear):
+        try:
+            yield heard
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def preempted() -> Iterator[None]:
+    """Within, the first of PREEMPTIONS raises Preempted at once, as Ctrl-C KeyboardInterrupt; later
+    ones do nothing, so that what it began can end."""
+    first = True
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if first:
+            first = False
+            raise Preempted
+
+    with _handled(preemptions(), hear):
+        yield
+
+
+def preemptions() -> tuple[signal.Signals, ...]:
+    """Those of PREEMPTIONS that are heard: not a hang-up under `nohup`, which ignores it."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(n for n in PREEMPTIONS if not (ignored and n == signal.SIGHUP))
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGINT, *PREEMPTIONS) if main else ()
-    old = {number: signal.signal(number, heard.hear) for number in numbers}
+    old = {number: signal.signal(number, handler) for number in (numbers if main else ())}
     try:
-        yield heard
+        yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)

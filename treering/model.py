@@ -222,5 +222,7 @@ def _sizes(wanted: tables.Model) -> tuple[int, int, int, int, bool]:
             raise Invalid(f"model.{name} = {number}: give a positive number, or model.preset")
         sizes.append(number)
     depth, width, heads = sizes
-    mlp = wanted.mlp or preset[3] or 4 * width
+    mlp = (preset[3] or 4 * width) if wanted.mlp is None else wanted.mlp
+    if mlp < 1:
+        raise Invalid(f"model.mlp = {mlp}: must be positive")
     return depth, width, heads, mlp, preset[4] if wanted.tied is None else wanted.tied

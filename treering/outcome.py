@@ -38,6 +38,22 @@ from treering.report.card import card
 from treering.tables import Evaluate
 
 
+def recipe_of(
+    source: str, recipe: str | None, data: str | None, sets: tuple[str, ...]
+) -> Recipe | None:
+    """The recipe that a source is to be scored by: the named one, or, where there are `sets`, a
+    run's own with these laid over it; else None, as it is then. Raises Invalid for what would have
+    no effect."""
+    if recipe is not None:
+        return config.load(recipe, data=data, sets=sets)
+    own = Path(source) / "recipe.toml"
+    if data is not None:
+        raise Invalid(f"--data {data}: is where the files of --recipe are; name that, too")
+    if sets and not own.exists():
+        raise Invalid(f"--set {sets[0]}: {source} has no recipe of its own; name it with --recipe")
+    return config.load(own, sets=sets) if sets else None
+
+
 def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     """Held-out loss of every corpus of the recipe, for a run, a model folder or a hub id.
 
@@ -53,7 +69,7 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     if not is_run:
         recipe = surgery.without(recipe, source)
     data = build.data(recipe, cache, folder if is_run else None)
-    found = of_run(folder, recipe, data) if is_run else build.start(recipe, data)
+    found = _of_run(folder, recipe, data)[0] if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
         forward = rooted(recipe, found, end, mesh)
@@ -74,7 +90,7 @@ def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -
     if is_run:
         assert recipe is not None
         data = build.data(recipe, cache, folder)
-        found, words = of_run(folder, recipe, data), data.tokenizer
+        found, words = _of_run(folder, recipe, data)[0], data.tokenizer
     else:
         remote_code = recipe is not None and recipe.model.remote_code
         found = pretrained.load(source, remote_code=remote_code)
@@ -94,11 +110,13 @@ def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
     check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)
-    found = of_branch(folder, recipe, data, branch) if branch else of_run(folder, recipe, data)
+    found, step = (
+        _of_branch(folder, recipe, data, branch) if branch else _of_run(folder, recipe, data)
+    )
     text = card(recipe, forgetting.summary(read(folder), branch), branch)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.export(found, data.tokenizer, out, card=text)
-    return int(_newest(folder)[1]["step"])
+    return step
 
 
 def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Table:
@@ -118,14 +136,26 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
     return summary
 
 
-def of_run(folder: Path, recipe: Recipe, data: build.Data) -> PreTrainedModel:
-    """A run's model with the weights of its newest sound checkpoint."""
+def _of_run(folder: Path, recipe: Recipe, data: build.Data) -> tuple[PreTrainedModel, int]:
+    """A run's model with the weights of its newest sound checkpoint, and their step."""
     found = adapter.adapted(recipe, build.start(recipe, data))
-    checkpoint.load(_newest(folder)[0], adapter.trained(recipe, found), Mesh())
-    return adapter.merged(recipe, found)
+    path, numbers = _newest(folder)
+    weights = adapter.trained(recipe, found)
+    has = {n: size for n, size in checkpoint.sizes(path).items() if n.startswith("weights/")}
+    wants = {n: tuple(w.shape) for n, w in weights.items() if n.startswith("weights/")}
+    for name in sorted(has.keys() | wants.keys()):
+        if has.get(name) != wants.get(name):
+            raise Invalid(
+                f"{folder}: its {name.removeprefix('weights/')} is {has.get(name)}, that of the "
+                f"recipe's model {wants.get(name)}; name a recipe with the run's own model"
+            )
+    checkpoint.load(path, weights, Mesh())
+    return adapter.merged(recipe, found), int(numbers["step"])
 
 
-def of_branch(folder: Path, recipe: Recipe, data: build.Data, branch: str) -> PreTrainedModel:
+def _of_branch(
+    folder: Path, recipe: Recipe, data: build.Data, branch: str
+) -> tuple[PreTrainedModel, int]:
     """A run's model with the weights of a branch, as of its newest sound checkpoint."""
     found, (path, numbers) = build.start(recipe, data), _newest(folder)
     root = Root(found, objective(recipe, tokenizer.end_of_text(data.tokenizer)))
@@ -141,7 +171,7 @@ def of_branch(folder: Path, recipe: Recipe, data: build.Data, branch: str) -> Pr
         known = ", ".join(branches) or "none; see [update] 'average' and 'latest'"
         raise Invalid(f"--branch {branch!r}: the run's branches are {known}")
     learner.put(branches[branch])
-    return found
+    return found, int(numbers["step"])
 
 
 def _newest(folder: Path) -> tuple[Path, Table]:

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import shutil
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -132,7 +133,7 @@ def export(
     spread: the weights of a model that is spread over the ranks of `mesh`; all ranks must call.
     """
     mesh = mesh or Mesh()
-    beside = out.with_name(f".{out.name}.{mesh.told(os.getpid)}.tmp")
+    beside = out.with_name(f".{out.name}.{mesh.told(lambda: uuid.uuid4().hex)}.tmp")
 
     def begin() -> None:
         for leftover in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # of one killed

@@ -41,6 +41,8 @@ ANNEALED = "annealed"  # the branch, and the folder of its runs
 SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
+SPEED = ("devices", "peak_tflops", "flops_per_token", "causal_flops_per_token")
+
 # Of each kind what its readers rely on: see shape.py. The rest of a record is free.
 PLACE = {"step": int, "phase?": str}
 SCORE = PLACE | {"corpus": str, "loss?": float, "bits_per_byte?": float}
@@ -56,7 +58,7 @@ KINDS: dict[str, Any] = {
         "identity?": dict,
         "versions?": dict,
         "hardware?": dict,
-        "speed?": dict,
+        "speed?": {f"{name}?": float for name in SPEED},
         "parameters?": float,
     },
     "step": PLACE | dict.fromkeys(
@@ -127,11 +129,18 @@ def read(path: str | Path) -> list[Record]:
 def cut(path: Path, step: int, *, scored: bool = True) -> None:
     """Remove every record from the first one beyond `step` or of a branch annealed there, and a
     torn last line; where the step was not `scored` to the end, from the first record of its
-    scoring. Raises Invalid where they do not reach it."""
+    scoring. Raises Invalid where they do not reach it; and where `step` is -1, as there is no
+    checkpoint, although there once was one."""
     if not path.exists():
         return
     keep = last = 0
-    for record, end in _parse(path)[0]:
+    found = _parse(path)[0]
+    if step < 0 and (lost := _saved([record for record, _ in found])) is not None:
+        raise Invalid(
+            f"{path}: the checkpoint after step {lost} is gone or damaged; restore checkpoints/, "
+            "or start anew with --fresh"
+        )
+    for record, end in found:
         at = record.get("step", 0)
         again = record.get("branch") == ANNEALED or (not scored and record["kind"] in SCORED)
         if at > step or (at == step and again):
@@ -145,6 +154,15 @@ def cut(path: Path, step: int, *, scored: bool = True) -> None:
     with open(path, "r+b") as file:
         file.truncate(keep)
         os.fsync(file.fileno())
+
+
+def _saved(found: list[Record]) -> int | None:
+    """The step of the last checkpoint that was written to its end, None if there was none: its
+    record is made when it is begun, so another came after it, or the sitting ended in order."""
+    steps = [record.get("step", 0) for record in found if record["kind"] == "checkpoint"]
+    ended = bool(found) and found[-1].get("reason") in ("finished", "preempted")
+    sound = steps if ended else steps[:-1]
+    return sound[-1] if sound else None
 
 
 def _parse(path: Path) -> tuple[list[tuple[Record, int]], list[bytes]]:

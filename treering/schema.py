@@ -90,6 +90,8 @@ def lay_over(table: Table, assignment: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string
+    except (ValueError, RecursionError) as error:  # of an integer of too many digits, of brackets
+        raise Invalid(f"--set {assignment:.60}...: is not TOML: {error}") from error
     *path, last = name.strip().split(".")
     at: Any = table
     for part in path:

@@ -198,7 +198,7 @@ class Checkpoint:
     keep: int = 2
     stay_every_tokens: int | None = None
     stay_at_phase: bool = False
-    grace: float = 300.0  # seconds from SIGTERM or SIGUSR1 until the process ends, saved or not
+    grace: float = 300.0  # seconds from SIGTERM and the like until the process ends, saved or not
 
 
 @dataclass(frozen=True)

@@ -61,14 +61,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise Invalid("--out is missing: name the run's folder")
-    if options.devices is not None:
+    started = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if options.devices is not None and started not in (None, str(options.devices)):
+        raise Invalid(f"--devices {options.devices}: torchrun has started {started} processes")
+    if options.devices is not None and started is None:
         from treering.launch import launch
         from treering.mesh import fit
 
         fit(recipe.mesh, options.devices)
-        at = options.arguments.index("--devices")
-        rest = options.arguments[:at] + options.arguments[at + 2 :]
-        return launch(options.devices, rest, grace=recipe.checkpoint.grace)
+        grace = recipe.checkpoint.grace
+        return launch(options.devices, options.arguments, Path(options.out), grace=grace)
     from treering import training
     from treering.report.table import show
 
@@ -87,13 +89,15 @@ def run(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from treering.cache import cache_folder
-    from treering.outcome import scores
+    from treering.outcome import recipe_of, scores
 
-    recipe = None
-    if options.recipe is not None:
-        recipe = config.load(options.recipe, data=options.data, sets=tuple(options.sets))
+    recipe = recipe_of(options.model, options.recipe, options.data, tuple(options.sets))
     if options.tasks is not None:
         return _tasks(options, recipe)
+    for name in ("task_folder", "task_data", "task_limit"):
+        if getattr(options, name) is not None:
+            given = f"--{name.replace('_', '-')} {getattr(options, name)}"
+            raise Invalid(f"{given}: is of tasks; name them with --tasks")
     found = scores(options.model, recipe, cache_folder(options.cache))
     if options.json:
         print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))

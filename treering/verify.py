@@ -1,4 +1,5 @@
-"""Is what lies on the disk what was written? Every byte of a store or of a run is read again."""
+"""Is what lies on the disk what was written? Every byte of stores and checkpoints is read again
+and laid beside its digest; of an exported model it is seen whether its files are whole."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treering import checkpoint, config, records
-from treering.config import Invalid
+from treering.config import Invalid, Recipe
+from treering.schema import read
 from treering.store import is_store, open_store
 from treering.weights import check
 
@@ -39,23 +41,33 @@ def verify(name: str) -> Iterator[Finding]:
 
 
 def _run(folder: Path) -> Iterator[Finding]:
-    found = records.read(folder)
-    torn = not (folder / "records.jsonl").read_bytes().endswith(b"\n")
-    said = "the last line is torn; it is left out" if torn else f"{len(found):,} records"
-    yield Finding(str(folder / "records.jsonl"), None if found else "holds no record", said)
+    yield _records(folder / "records.jsonl")
     for path in sorted((folder / "checkpoints").glob("step-*")):
         yield Finding(str(path), checkpoint.damaged(path))
     if (folder / "model").exists():
         yield Finding(str(folder / "model"), check(folder / "model"))
+    path = folder / "recipe.toml"
     try:
-        recipe = config.load(folder / "recipe.toml")
+        recipe = read(Recipe, config.toml(path), "")  # its texts may have moved
     except Invalid as error:
-        yield Finding(str(folder / "recipe.toml"), str(error))
+        yield Finding(str(path), str(error))
         return
     for corpus in recipe.corpora.values():
         for text in (corpus.train, corpus.validation):
             if isinstance(text, str) and is_store(text):
                 yield _store(text)
+            elif isinstance(text, str) and not (text.startswith("hf://") or Path(text).exists()):
+                yield Finding(str(path), None, f"{text} is no longer there")
+
+
+def _records(path: Path) -> Finding:
+    try:
+        found = records.read(path)
+    except Invalid as error:
+        return Finding(str(path), str(error))
+    torn = not path.read_bytes().endswith(b"\n")
+    said = "the last line is torn; it is left out" if torn else f"{len(found):,} records"
+    return Finding(str(path), None if found else "holds no record", said)
 
 
 def _store(name: str) -> Finding:

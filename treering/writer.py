@@ -52,10 +52,14 @@ class Writer:
         self._beside = {suffix: Path(f"{beside}{suffix}.tmp") for suffix in SUFFIXES}
         self._placed: list[Path] = []
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = open(self._beside[".bin"], "xb", buffering=CHUNK)  # noqa: SIM115
-            self._idx = open(self._beside[".idx"], "x+b", buffering=CHUNK)  # noqa: SIM115
-            self._idx.write(bytes(HEADER.size))  # the counts are known at the end
+            with contextlib.ExitStack() as undo:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._bin = undo.enter_context(open(self._beside[".bin"], "xb", buffering=CHUNK))
+                undo.callback(self._beside[".bin"].unlink)
+                self._idx = undo.enter_context(open(self._beside[".idx"], "x+b", buffering=CHUNK))
+                undo.callback(self._beside[".idx"].unlink)
+                self._idx.write(bytes(HEADER.size))  # the counts are known at the end
+                undo.pop_all()
         except OSError as error:
             raise Invalid(
                 f"{prefix}: cannot be written ({error.strerror}); name another"

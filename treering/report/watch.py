@@ -53,6 +53,6 @@ def server(given: Sequence[str], *, host: str, port: int, refresh: int) -> Threa
 
     try:
         return ThreadingHTTPServer((host, port), Handler)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, OverflowError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise Invalid(f"--port {port}: {host} cannot be served there ({reason})") from error

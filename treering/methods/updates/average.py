@@ -35,6 +35,10 @@ class Average:
         for decay in self.decays:
             if not 0 <= decay < 1:
                 raise Invalid(f"update.decays = {decay}: each must be in [0, 1)")
+        names = [f"{decay:g}" for decay in self.decays]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise Invalid(f"update.decays = {self.decays}: two are called {name}; keep one")
         self._averages: dict[float, list[torch.Tensor]] = {}
         self._calls = 0
 
