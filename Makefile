@@ -12,8 +12,9 @@ BENCHES = plan stream readers memory prepare step overhead trainer frameworks sc
 
 .PHONY: test check format demo bench
 
+# Two files at a time, each with one thread: most tests are small and wait for files and processes.
 test: .venv/.complete
-	$(RUN) pytest -q
+	OMP_NUM_THREADS=1 $(RUN) pytest -q -n 2 --dist loadfile
 
 check: .venv/.complete
 	$(RUN) ruff check .

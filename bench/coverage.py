@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from synthetic import NOISE, TRUTHS, noisy, truth
 
 from treering.analysis.laws.bootstrap import bootstrap
-from treering.analysis.laws.fitting import fit
+from treering.analysis.laws.fitting import Search, fit
 
 KINDS = ("power", "chinchilla", "dcpt", "replay-share", "cmr-ratio", "mixing-exponential")
 BY_RUN = ("dcpt", "replay")  # of several sizes and shares: enough runs
@@ -49,7 +49,7 @@ def covered(kind: str, options: argparse.Namespace, *, by_run: bool) -> tuple[fl
             draw, part = np.random.default_rng(10_000 + seed), NOISE / np.sqrt(2)
             luck = draw.normal(0, part, run.max() + 1)[run]
             table = points | {"loss": noisy(form, law, seed, part) * np.exp(luck), "run": run}
-        found = fit(form, table, starts=2)
+        found = fit(form, table, search=Search(starts=2))
         by = "run" if by_run else None
         low, high = bootstrap(found, options.resamples, by=by, seed=seed).interval(points)
         hits.append((low <= law) & (law <= high))

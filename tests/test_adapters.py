@@ -260,7 +260,6 @@ def test_a_run_without_an_adapter_has_the_identity_that_it_had(unbroken: Path) -
         ((lora(merge="phase"),), "update kind 'reptile' has weights from before a merge"),
         ((lora(), "update={kind='average', decays=[0.9], inner={kind='coso', rank=2}}"),
          "update.kind = 'coso': is for whole matrices; leave"),
-        ((lora(), "compute.precision='fp8'"), "compute.precision = 'fp8': not with an adapter"),
         ((lora(targets=["q_prok"]),), "adapter.targets = 'q_prok': no such layer; did you mean"),
         ((lora(targets=["lm_head"]),), "adapter.targets = 'lm_head': no such layer"),
     ],
@@ -271,6 +270,12 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(Invalid, match=message):
         tiny.run(place / "recipe.toml", tmp_path / "run", *sets)
     assert not (tmp_path / "run").exists()
+
+
+def test_fp8_is_not_for_adapters(place: Path) -> None:
+    recipe = config.load(place / "recipe.toml", sets=(lora(), "compute.precision='fp8'"))
+    with pytest.raises(Invalid, match="compute.precision = 'fp8': not with an adapter"):
+        adapter.named(recipe)
 
 
 def test_peft_is_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from treering.analysis.laws.answers import (
     tolerable,
 )
 from treering.analysis.laws.bootstrap import Resampled, bootstrap
-from treering.analysis.laws.fitting import Fit, fit
+from treering.analysis.laws.fitting import Fit, Search, fit
 from treering.analysis.laws.form import Array, Points
 from treering.config import Invalid
 
@@ -26,7 +26,9 @@ AT = {"N": 8e5, "D": 1e7}
 
 def resampled(kind: str, seed: int) -> Resampled:
     form, points, law = truth(kind)
-    return bootstrap(fit(form, points | {"loss": noisy(form, law, seed)}, starts=2), 200)
+    return bootstrap(
+        fit(form, points | {"loss": noisy(form, law, seed)}, search=Search(starts=2)), 200
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def general() -> Resampled:
 
 def exact() -> Fit:
     form, points, law = truth("dcpt")
-    return fit(form, points | {"loss": law}, starts=2)
+    return fit(form, points | {"loss": law}, search=Search(starts=2))
 
 
 def test_the_share_that_old_loss_tolerates(general: Resampled) -> None:
@@ -153,7 +155,9 @@ def test_exchange_of_a_fitted_law_has_an_interval() -> None:
         for i in (0, 1)
     ]
     form, points, exactly = truth("replay")
-    true = exchange(fit(form, points | {"loss": exactly}, starts=2), 1e6, 0.05, 1e7, fresh=True)
+    true = exchange(
+        fit(form, points | {"loss": exactly}, search=Search(starts=2)), 1e6, 0.05, 1e7, fresh=True
+    )
     for i in (0, 1):
         assert found[i].low < true[i] < found[i].high
     assert found[1].value < 0

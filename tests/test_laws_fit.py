@@ -14,7 +14,7 @@ from synthetic import NOISE, TRUTHS, form_of, noisy, truth
 from treering.analysis.laws import KINDS
 from treering.analysis.laws.bootstrap import bootstrap, expanded
 from treering.analysis.laws.dcpt import L1, L3, L5, falls
-from treering.analysis.laws.fitting import Fit, fit
+from treering.analysis.laws.fitting import Fit, Search, fit
 from treering.analysis.laws.form import Array
 from treering.analysis.laws.holdout import choose, each, judge, splits
 from treering.analysis.laws.points import scale, select
@@ -26,7 +26,7 @@ WITHIN = 0.005
 
 def fitted(kind: str, seed: int = 0, starts: int = 3) -> tuple[Fit, Array]:
     form, points, law = truth(kind)
-    return fit(form, points | {"loss": noisy(form, law, seed)}, starts=starts), law
+    return fit(form, points | {"loss": noisy(form, law, seed)}, search=Search(starts=starts)), law
 
 
 @pytest.mark.parametrize("kind", TRUTHS)
@@ -61,7 +61,7 @@ def test_the_fit_is_a_minimum() -> None:
     steps = np.concatenate([u + 1e-3 * np.eye(5), u - 1e-3 * np.eye(5)])
     weights = np.broadcast_to(found.weights, (10, len(goal)))
     assert (problem.system(steps, weights, goal)[0] > found.cost).all()
-    more = fit(CHINCHILLA, found.points, starts=20, seed=9)
+    more = fit(CHINCHILLA, found.points, search=Search(starts=20, seed=9))
     assert more.cost == pytest.approx(found.cost, rel=1e-4)
 
 
@@ -69,8 +69,8 @@ def test_an_outlier_hardly_moves_a_law() -> None:
     form, points, law = truth("chinchilla")
     loss = noisy(form, law, 0)
     loss[5] *= 1.3
-    robust = fit(form, points | {"loss": loss}, starts=2)
-    squares = fit(form, points | {"loss": loss}, starts=2, delta=10.0)
+    robust = fit(form, points | {"loss": loss}, search=Search(starts=2))
+    squares = fit(form, points | {"loss": loss}, search=Search(starts=2, delta=10.0))
     others = np.arange(len(law)) != 5
     assert np.abs(robust.predict(points) / law - 1)[others].max() < WITHIN
     assert np.abs(squares.predict(points) / law - 1)[others].max() > 4 * WITHIN
@@ -94,7 +94,7 @@ def test_points_of_the_warm_up_are_left_out() -> None:
     loss = noisy(form, law, 0)
     early = points["D"] < 2e6
     loss[early] *= 2
-    found = fit(form, points | {"loss": loss}, warmup=2e6, starts=2)
+    found = fit(form, points | {"loss": loss}, warmup=2e6, search=Search(starts=2))
     assert np.abs(found.predict(points) / law - 1)[~early].max() < WITHIN
     assert len(found.points["loss"]) == (~early).sum()
 
@@ -102,7 +102,7 @@ def test_points_of_the_warm_up_are_left_out() -> None:
 def test_units_do_not_matter() -> None:
     found, _ = fitted("chinchilla")
     billions = {n: c / 1e9 if n in "ND" else c for n, c in found.points.items()}
-    again = fit(CHINCHILLA, billions, starts=3)
+    again = fit(CHINCHILLA, billions, search=Search(starts=3))
     np.testing.assert_allclose(again.predict(billions), found.predict(found.points), rtol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_a_fit_of_l3_falls_with_the_share_on_its_whole_box() -> None:
     """Also where the data would have it otherwise."""
     form, points, law = truth("dcpt")
     tempted = law * (1 + 0.05 * points["share"] ** 4)
-    found = fit(form, points | {"loss": tempted}, starts=2)
+    found = fit(form, points | {"loss": tempted}, search=Search(starts=2))
     violation, _ = falls(form.values(found.parameters), scale(points, found.units))
     assert violation < 0.02  # a bound on the slope, with a margin of so much
     r = np.linspace(0, 1, 201)
@@ -155,7 +155,7 @@ def test_intervals_of_95_percent_cover_the_law(kind: str) -> None:
     form, points, law = truth(kind)
     hit = []
     for seed in range(40):
-        found = fit(form, points | {"loss": noisy(form, law, seed)}, starts=1)
+        found = fit(form, points | {"loss": noisy(form, law, seed)}, search=Search(starts=1))
         low, high = bootstrap(found, 200, seed=seed).interval(points)
         hit.append((low <= law) & (law <= high))
     assert 0.90 <= np.mean(hit) <= 0.99
@@ -178,7 +178,7 @@ def test_runs_are_resampled_whole() -> None:
     keys = np.stack([points["N"], points["share"]], 1)
     run = np.unique(keys, axis=0, return_inverse=True)[1].ravel().astype(float)
     luck = np.random.default_rng(0).normal(0, NOISE, 18)[run.astype(int)]
-    found = fit(form, points | {"loss": law * np.exp(luck), "run": run}, starts=2)
+    found = fit(form, points | {"loss": law * np.exp(luck), "run": run}, search=Search(starts=2))
     widths = [
         np.subtract(*bootstrap(found, 200, by=by).interval(points)[::-1]).mean()
         for by in ("run", None)
@@ -266,7 +266,7 @@ def test_too_few_runs_have_no_interval() -> None:
     with pytest.raises(Invalid, match="run: 2 runs"):
         bootstrap(two, 10, by="run")
     with pytest.raises(Invalid, match="delta = 0"):
-        fit(form_of("power"), found.points, delta=0)
+        fit(form_of("power"), found.points, search=Search(delta=0))
     with pytest.raises(Invalid, match="warmup = 5"):
         fit(KINDS["replay-share"], {"share": [0, 1], "loss": [2, 1]}, warmup=5)
 

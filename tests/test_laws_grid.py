@@ -8,7 +8,7 @@ from printed import printed
 from scipy.special import stdtrit
 
 from treering.analysis.laws.answers import pays
-from treering.analysis.laws.fitting import fit
+from treering.analysis.laws.fitting import Search, fit
 from treering.analysis.laws.form import Array
 from treering.analysis.laws.line import Line, line
 from treering.analysis.laws.power import asymptotic, straight
@@ -145,7 +145,7 @@ def test_a_power_with_an_asymptote_finds_none() -> None:
     for kind in KINDS:
         for arm in SHARES:
             table = {"N": GRID["figures_parameters"], "loss": averages(kind, arm)}
-            law = fit(asymptotic("N"), table, forced=True, delta=0.1, starts=2)
+            law = fit(asymptotic("N"), table, forced=True, search=Search(delta=0.1, starts=2))
             assert "E" in law.at_bounds
             found = by_size(kind, arm)
             assert 6e10 < 1e9 * np.exp(found.level / found.slope) < 4.5e11
@@ -201,7 +201,7 @@ def test_one_law_for_all_sizes_and_shares_does_not_hold() -> None:
 
     def off(kept: Array) -> Array:
         seen = {name: column[kept] for name, column in table.items()}
-        law = fit(JOINT, seen, delta=0.05, starts=3)
+        law = fit(JOINT, seen, search=Search(delta=0.05, starts=3))
         return np.asarray(law.predict(table) / table["loss"] - 1)
 
     assert np.abs(np.log1p(off(np.ones(12, bool)))).max() == pytest.approx(0.45, abs=0.02)
@@ -230,8 +230,8 @@ def test_a_line_and_its_interval_by_hand() -> None:
 def test_the_budget_from_which_on_replay_pays() -> None:
     """Two straight powers that cross at 100 by hand: 4/x^.2 against 4 10^.4/x^.4."""
     x = np.geomspace(1, 1e4, 9)
-    plain = fit(straight("x"), {"x": x, "loss": 4 / x**0.2}, starts=2)
-    replayed = fit(straight("x"), {"x": x, "loss": 4 * 10**0.4 / x**0.4}, starts=2)
+    plain = fit(straight("x"), {"x": x, "loss": 4 / x**0.2}, search=Search(starts=2))
+    replayed = fit(straight("x"), {"x": x, "loss": 4 * 10**0.4 / x**0.4}, search=Search(starts=2))
     budgets = np.geomspace(1, 1e4, 401)
     assert pays(replayed, plain, budgets) == pytest.approx(100, rel=1e-3)
     assert np.isnan(pays(plain, replayed, budgets))

@@ -12,7 +12,7 @@ from synthetic import form_of, truth
 
 from treering.analysis.laws.answers import fixed_data, tolerable
 from treering.analysis.laws.cmr import RATIO, critical, critical_ratio, turning
-from treering.analysis.laws.fitting import Fit, fit
+from treering.analysis.laws.fitting import Fit, Search, fit
 from treering.analysis.laws.form import Array, Points
 from treering.analysis.laws.holdout import each
 from treering.analysis.laws.mixing import exponential_mixing, linear, shares
@@ -161,7 +161,7 @@ def regression(components: int) -> Fit:
     train = REGMIX["train_1M"]
     form = exponential_mixing(17, components) if components else linear(17)
     table = shares(np.array(train["mixture"], np.float64)) | {"loss": train["loss"]}
-    return fit(form, table, delta=1.0, starts=1)
+    return fit(form, table, search=Search(delta=1.0, starts=1))
 
 
 def ranked(law: Fit) -> list[float]:
@@ -213,7 +213,9 @@ def test_forms_of_replay_by_how_well_they_fit(shift: str, expected: list[float])
     one that did would be wrong. By least squares of the logarithm, so to 3e-4 of those of
     losses."""
     forms = (FLOORED, STRETCHED, INJECTION_AT_SIZE, PLAIN)
-    found = [rms(fit(form, replayed(shift), delta=1.0, forced=True)) for form in forms]
+    found = [
+        rms(fit(form, replayed(shift), forced=True, search=Search(delta=1.0))) for form in forms
+    ]
     assert found == pytest.approx(expected, abs=3e-4)
     assert found[0] <= {"strong": 0.005, "weak": 0.01}[shift]
     assert shift == "weak" or found[3] >= 0.05

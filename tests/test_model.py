@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -22,8 +23,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from treering import build, config, model, pretrained, tables, tokenizer, training
+from treering import build, config, model, outcome, pretrained, tables, tokenizer
 from treering.config import Invalid
+from treering.learner import Learner
 from treering.ledger import flops_per_token
 
 SIZES = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -73,13 +75,15 @@ def test_what_is_exported_is_what_was_trained_bit_for_bit(
     place: Path, recipe: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[PreTrainedModel] = []
-    real = training.Run._finish
+    real = outcome.finish
 
-    def finish(self: training.Run) -> config.Table:
-        kept.append(self.parts.learner.forward.root.model)
-        return real(self)
+    def finish(
+        recipe: config.Recipe, data: build.Data, learner: Learner, out: Path
+    ) -> dict[str, Any]:
+        kept.append(learner.forward.root.model)
+        return real(recipe, data, learner, out)
 
-    monkeypatch.setattr(training.Run, "_finish", finish)
+    monkeypatch.setattr(outcome, "finish", finish)
     tiny.run(recipe, tmp_path, begin_with(place, kind), PHASE)
     begun = AutoModelForCausalLM.from_pretrained(place / kind)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "model")

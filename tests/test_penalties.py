@@ -55,6 +55,9 @@ class Bigrams(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(0.3 * torch.randn(WORDS, WIDTH, generator=luck))
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
     def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
         return SimpleNamespace(logits=self.head(self.known[input_ids]))
 

@@ -103,26 +103,39 @@ class Fit:
         return found
 
 
+@dataclass(frozen=True)
+class Search:
+    """How a minimum is looked for: Huber's `delta` in residuals, how many starts of the grid are
+    followed, the seed of what is drawn."""
+
+    delta: float = DELTA
+    starts: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < np.inf:
+            raise Invalid(f"delta = {self.delta}: must be positive; {DELTA} is usual for log loss")
+
+
+USUAL = Search()
+
+
 def fit(
     form: Form,
     points: Mapping[str, ArrayLike],
     *,
     target: str = "loss",
     weights: ArrayLike | None = None,
-    delta: float = DELTA,
     warmup: float = 0.0,
-    starts: int = 6,
-    seed: int = 0,
+    search: Search = USUAL,
     forced: bool = False,
 ) -> Fit:
     """The form fitted to points: columns of equal length.
 
     weights: of the points. warmup: points of fewer tokens (column D, else T or x) are left out,
-    those at 0 too. starts: how many of the grid are followed. forced: fit although the points are
-    too few or all alike. Raises Invalid for points that are not finite, too few, or do not vary.
+    those at 0 too. forced: fit although the points are too few or all alike. Raises Invalid for
+    points that are not finite, too few, or do not vary.
     """
-    if not 0 < delta < np.inf:
-        raise Invalid(f"delta = {delta}: must be positive; {DELTA} is usual for log loss")
     table = columns(points)
     if weights is not None:
         table["weight"] = columns({"weight": weights})["weight"]
@@ -134,16 +147,16 @@ def fit(
     check(form, table, target, forced)
     weight = table.pop("weight", np.ones(len(table[target])))
     of = units(form, table)
-    problem = _problem(form, table, target, of, delta)
+    problem = _problem(form, table, target, of, search.delta)
     goal = problem.goal(table[target])
-    begun = _starts(problem, table[target], weight, seed)
+    begun = _starts(problem, table[target], weight, search.seed)
     u, cost = descend(problem, begun, weight, goal, sweeps=15)
-    best = u[np.argsort(cost, kind="stable")[:starts]]
+    best = u[np.argsort(cost, kind="stable")[: search.starts]]
     best = np.stack([_quasi_newton(problem, start, weight, goal) for start in best])
     u, cost = descend(problem, best, weight, goal, sweeps=200, near=1e-9)
     chosen = int(np.argmin(cost))
     parameters = problem.outward(u[chosen])
-    return Fit(form, parameters, table, target, of, delta, weight, float(cost[chosen]))
+    return Fit(form, parameters, table, target, of, search.delta, weight, float(cost[chosen]))
 
 
 def _problem(
