@@ -122,6 +122,11 @@ def test_every_mistake_is_named_with_its_remedy(
     assert words in capsys.readouterr().err
 
 
+def test_pilots_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "fit", "nowhere.csv", "--old", "en"]) == 2
+    assert "nowhere.csv: no such file or folder; name runs" in capsys.readouterr().err
+
+
 def pilot(folder: Path, size: float, share: float, rates: list[float]) -> Path:
     """A run of one phase on t2, t1 in the past, scored after every step."""
     head: Record = header(["t1", "t2"], [["t2"]], past=["t1"])

@@ -137,6 +137,18 @@ def test_dropout_that_is_asked_for_repeats_and_resumes_bit_for_bit(
     tiny.assert_same_run(tmp_path / "parts", tmp_path / "one")
 
 
+@pytest.mark.parametrize("source", ["no/such", "no-such", "a/b/c"])
+def test_a_model_that_is_nowhere_is_named(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(repo: str, **_: object) -> str:
+        if repo.count("/") > 1:
+            raise ValueError("not a repo id")
+        raise ConnectionError("Name or service not known\nand more")
+
+    monkeypatch.setattr(pretrained, "snapshot_download", fetch)
+    with pytest.raises(Invalid, match=f"model '{source}': no such folder, nor on the hub"):
+        pretrained.folder(source)
+
+
 def test_weights_that_are_a_pickle_are_refused(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     found = AutoModelForCausalLM.from_pretrained(place / "llama")

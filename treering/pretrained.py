@@ -77,10 +77,15 @@ def described(source: str, *, dropout: float = 0.0, remote_code: bool = False) -
 
 
 def folder(source: str) -> Path:
-    """Where a model's files lie: the folder itself, or that of a hub id, fetched if need be."""
+    """Where a model's files lie: the folder itself, or that of a hub id, fetched if need be. Raises
+    Invalid where there is neither."""
     if Path(source).is_dir():
         return Path(source)
-    return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+    except Exception as error:  # of the hub, of the net, of the name
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise Invalid(f"model {source!r}: no such folder, nor on the hub ({reason})") from error
 
 
 def _settings(source: str, dropout: float, remote_code: bool) -> PreTrainedConfig:

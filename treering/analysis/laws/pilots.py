@@ -31,6 +31,9 @@ def table(given: Sequence[str]) -> dict[str, Array]:
     none."""
     if len(given) == 1 and Path(given[0]).is_file():
         return _of_csv(Path(given[0]))
+    for name in given:
+        if not Path(name.partition("=")[2] or name).exists():
+            raise Invalid(f"{name}: no such file or folder; name runs, a study, or a CSV of pilots")
     runs = [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
     rows = [row for i, (seed, run) in enumerate(runs) for row in _of_run(run, i, seed)]
     if not rows:
