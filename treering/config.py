@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tomllib
-import typing
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from treering.tables import Corpus
 from treering.tables import Recipe as Recipe
 
 MONTH = 30 * 24 * 3600  # seconds; the clocks of watchdogs have an end
+Want = Callable[[bool, str, object, str], None]
 
 
 def load(path: str | Path, *, data: str | Path | None = None, sets: tuple[str, ...] = ()) -> Recipe:
@@ -100,16 +101,12 @@ def check(recipe: Recipe) -> None:
     _check_parts(recipe, want)
 
 
-def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str], None]) -> None:
-    optimizer, tokenizer, model = recipe.optimizer, recipe.tokenizer, recipe.model
+def _check_parts(recipe: Recipe, want: Want) -> None:
+    optimizer = recipe.optimizer
     want(optimizer.kind in ("adamw", "sgd"), "optimizer.kind", optimizer.kind, "adamw or sgd")
     betas = optimizer.betas
-    want(
-        len(betas) == 2 and all(0 <= b < 1 for b in betas),
-        "optimizer.betas",
-        betas,
-        "two, in [0, 1)",
-    )
+    good = len(betas) == 2 and all(0 <= b < 1 for b in betas)
+    want(good, "optimizer.betas", betas, "two, in [0, 1)")
     want(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "must be positive")
     want(optimizer.decay >= 0, "optimizer.decay", optimizer.decay, "must not be negative")
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
@@ -144,10 +141,15 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     seconds = {"mesh.timeout": mesh.timeout, "checkpoint.grace": recipe.checkpoint.grace}
     for key, time in seconds.items():
         want(0 < time <= MONTH, key, time, f"must be positive seconds, {MONTH:,} at most")
+    _check_model(recipe, want)
     probe = recipe.probe.every
     want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
     want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
+
+
+def _check_model(recipe: Recipe, want: Want) -> None:
+    model, tokenizer = recipe.model, recipe.tokenizer
     sizes = ("preset", "width", "depth", "heads", "mlp", "tied")
     for key in sizes if model.from_ is not None else ():
         given = getattr(model, key)
@@ -161,9 +163,7 @@ def _check_parts(recipe: Recipe, want: typing.Callable[[bool, str, object, str],
     want(0 <= model.dropout < 1, "model.dropout", model.dropout, "must be in [0, 1)")
 
 
-def _check_objective(
-    objective: tables.Objective, want: typing.Callable[[bool, str, object, str], None]
-) -> None:
+def _check_objective(objective: tables.Objective, want: Want) -> None:
     teacher, ways = objective.teacher, ("rows", "weights")
     for key, number in (("fresh", objective.fresh), ("replayed", objective.replayed)):
         want(number >= 0, f"objective.{key}", number, "must not be negative")
@@ -180,7 +180,7 @@ def _check_objective(
     want(teacher.every >= 1, f"{where}.every", teacher.every, "must be at least 1 step")
 
 
-def _check_groups(recipe: Recipe, want: typing.Callable[[bool, str, object, str], None]) -> None:
+def _check_groups(recipe: Recipe, want: Want) -> None:
     roles = ["embeddings", "head", "norms", "layers", "rest"]
     matches = [group.match for group in recipe.optimizer.groups]
     want(matches.count("rest") <= 1, "optimizer.groups", matches, "name 'rest' once")
