@@ -144,6 +144,24 @@ def test_a_phase_that_comes_later_goes_on_from_before_the_branch(
     assert tiny.story(out, ("branch_score",)) == tiny.story(annealed, ("branch_score",))
 
 
+def test_from_where_a_run_stands_branches_are_annealed_as_is_asked_then(
+    recipe: Path, plain: Path, tmp_path: Path
+) -> None:
+    """A run of one phase without branches goes on with them; one whose branch was of 10 steps, with
+    branches of 5: that at hand is trained anew, and the other kept aside."""
+    only = "phases=[{name='first', tokens=1600, mixture={en=1.0}}]"
+    short = BRANCHES.replace("640", "320")
+    for name, before in (("none", ()), ("other", (BRANCHES,))):
+        out = tmp_path / name
+        tiny.run(recipe, out, CONSTANT, only, *before)
+        tiny.run(recipe, out, CONSTANT, short)
+        assert len(tiny.story(out / "annealed/first", ("step",))) == 30
+        assert (out / "annealed/first.old-1").exists() == bool(before)
+        scores = tiny.story(out, ("branch_score",))
+        assert {r["tokens_beyond"] for r in scores} == {320} and len(scores) == 6
+        assert tiny.weights(out) == tiny.weights(plain)
+
+
 def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path: Path) -> None:
     tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES, "anneal.phases=['second']")
     assert [path.name for path in (tmp_path / "run/annealed").iterdir()] == ["second"]
@@ -157,11 +175,13 @@ def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path:
         ("anneal.phases=['secnd']", "anneal.phases = 'secnd': no such phase; did you mean"),
         ("anneal.shape='step'", "anneal.shape = 'step'"),
         ("anneal.floor=1.5", "anneal.floor = 1.5: a share of the rate"),
+        ("update={kind='coso', rank=2}", "anneal.tokens = 640: not with update kind 'coso'"),
+        ("adapter={kind='codyra', rank=2, threshold=1.0}", "nor with adapter.merge = 'phase'"),
     ],
 )
 def test_a_branch_that_cannot_be_is_refused(
     recipe: Path, tmp_path: Path, wrong: str, message: str
 ) -> None:
     with pytest.raises(Invalid, match=message):
-        tiny.run(recipe, tmp_path / "run", wrong)
+        tiny.run(recipe, tmp_path / "run", "update={kind='descent'}", BRANCHES, wrong)
     assert not (tmp_path / "run").exists()

@@ -25,19 +25,19 @@ def named(recipe: Recipe) -> Adapter | None:
     if not recipe.adapter:
         return None
     made: Adapter = construct(adapters.KINDS, recipe.adapter, "adapter")
-    kind, kinds = recipe.adapter["kind"], list(_kinds(recipe.update))
+    kind, updates = recipe.adapter["kind"], list(kinds(recipe.update))
     if find_spec("peft") is None:
         raise Invalid(f"adapter.kind = {kind!r}: peft is missing; pip install 'treering[peft]'")
     if recipe.compute.precision == "fp8":
         raise Invalid("compute.precision = 'fp8': not with an adapter; use 'bf16'")
-    if "coso" in kinds:
+    if "coso" in updates:
         raise Invalid("update.kind = 'coso': is for whole matrices; leave [adapter] out")
     if recipe.objective.teacher.weight and recipe.objective.teacher.from_ == "phase":
         raise Invalid(
             "objective.teacher.from = 'phase': not with an adapter, whose weights the teacher does "
             "not have; use 'start' or a folder"
         )
-    carries = [kind for kind in kinds if kind not in MERGEABLE]
+    carries = [kind for kind in updates if kind not in MERGEABLE]
     if made.merge == "phase" and carries:
         raise Invalid(
             f"adapter.merge = 'phase': update kind {carries[0]!r} has weights from before a "
@@ -46,11 +46,11 @@ def named(recipe: Recipe) -> Adapter | None:
     return made
 
 
-def _kinds(update: Table) -> Iterator[str]:
+def kinds(update: Table) -> Iterator[str]:
     """Those of an update and of all that is inside it."""
     yield update["kind"]
     if "inner" in update:
-        yield from _kinds(update["inner"])
+        yield from kinds(update["inner"])
 
 
 def adapted(recipe: Recipe, begun: PreTrainedModel) -> PreTrainedModel:

@@ -37,11 +37,13 @@ class Branch:
 
     def begin(self, carried: Path, live: Live) -> bool:
         """Make its folder with the records of the run so far, once; whether it is not finished
-        yet. One that was begun by another recipe is set aside."""
-        log = self.out / "records.jsonl"
-        if folder.finished(self.out):
+        yet. One that was trained otherwise is set aside; a finished one may know fewer corpora."""
+        log, now = self.out / "records.jsonl", self.data.identity
+        was = _last_header(log).get("identity", {}) if log.exists() else {}
+        trained = ("phases", "anneal")
+        if folder.finished(self.out) and all(was.get(key) == now[key] for key in trained):
             return False
-        if log.exists() and _last_header(log).get("identity") != self.data.identity:
+        if log.exists() and was != now:
             folder.make(self.out, live.say, fresh=True)
         self.out.mkdir(parents=True, exist_ok=True)
         if not log.exists():

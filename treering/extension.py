@@ -1,7 +1,8 @@
 """What of a recipe may change when a run goes on, and what may not.
 
     free         the mesh, checkpoints, trackers, probes, compute, how often is scored, ...
-    later        phases that are to come, and how long the present one is; corpora beside the others
+    later        phases that are to come, and how long the present one is; corpora beside the
+                 others; how branches are annealed from here on
     the rate     may not jump, unless one says so
     all else     is another run
 
@@ -58,7 +59,7 @@ def changes(out: Path | None, recipe: Recipe, data: Data, *, accept_jump: bool) 
 
 def _may_change(difference: str, old: Table) -> bool:
     key, _, values = difference.partition(": ")
-    if key.startswith(("phases", "schedule.", *FREE)):
+    if key.startswith(("phases", "schedule.", "anneal", *FREE)):
         return True
     if key.endswith(".train") and "''" in values.split(" -> "):
         return True  # a text that no phase could see, before or now

@@ -26,9 +26,27 @@ def check(recipe: Recipe) -> None:
     update(recipe, recipe.update)
     adapter.named(recipe)
     penalties(recipe)
+    _check_together(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
     planner(recipe, (2**40,) * len(recipe.corpora))
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Raises Invalid for methods that do not go with one another."""
+    if "coso" in adapter.kinds(recipe.update) and penalties(recipe):
+        raise Invalid(
+            "penalties: not with update kind 'coso', which steps in coordinates of its own; leave "
+            "one of them out"
+        )
+    small = adapter.named(recipe)
+    merges = small is not None and small.merge == "phase"
+    if recipe.anneal.tokens and ("coso" in adapter.kinds(recipe.update) or merges):
+        raise Invalid(
+            f"anneal.tokens = {recipe.anneal.tokens}: not with update kind 'coso', nor with "
+            "adapter.merge = 'phase', as these close the phase that a branch goes on with; set it "
+            "to 0"
+        )
 
 
 def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
