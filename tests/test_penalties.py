@@ -269,6 +269,14 @@ def test_what_makes_no_penalty_is_refused(place: Path, line: dict[str, Any], key
     assert key in str(refused.value)
 
 
+def test_penalties_are_not_for_steps_in_other_coordinates(place: Path, tmp_path: Path) -> None:
+    wanted = ("update={kind='average', decays=[0.9], inner={kind='coso', rank=2}}",
+              "penalties=[{kind='l2', weight=1.0}]")  # fmt: skip
+    with pytest.raises(Invalid, match="penalties: not with update kind 'coso'"):
+        tiny.run(place / "recipe.toml", tmp_path / "run", *wanted)
+    assert not (tmp_path / "run").exists()
+
+
 # ------------------------------------------------------------------ in a run
 
 SHORT = ("phases.0.tokens=640", "phases.1.tokens=640", "replay.share=0.0")

@@ -14,7 +14,7 @@ Mixtures that observe get their protocol with the first method that needs one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -98,6 +98,10 @@ class Metrics:
     training_flops: float
     meta_flops: float = 0.0
     penalty: torch.Tensor | None = None
+
+    def stepped(self, by: Applied) -> Metrics:
+        """With what the optimizer's step was."""
+        return replace(self, grad_norm=by.norm, skipped=by.skipped, penalty=by.penalty)
 
 
 @dataclass(frozen=True)

@@ -2,4 +2,4 @@
 
 from treering.methods.objectives.next_token import NextToken
 
-KINDS = {"next_token": NextToken}
+__all__ = ["NextToken"]

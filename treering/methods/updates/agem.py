@@ -58,15 +58,11 @@ def stepped(
 ) -> Metrics:
     """Let the optimizer step; what the step was over the fresh rows and the replayed ones, of whose
     gradients there were so many inner products and, at most, as many sums."""
-    applied = learner.apply()
     share = float(batch.replayed.mean())
     return replace(
-        new,
+        new.stepped(learner.apply()),
         loss=(1 - share) * new.loss + share * old.loss,
         replayed_loss=old.loss,
-        grad_norm=applied.norm,
-        skipped=applied.skipped,
-        penalty=applied.penalty,
         training_flops=new.training_flops + old.training_flops,
         meta_flops=4.0 * products * sum(weight.numel() for weight in learner.params),
     )

@@ -82,7 +82,7 @@ class CoSO:
             self._calls = 0
             consolidate(learner, self._spaces, self.energy)
         flops += metrics.meta_flops
-        return replace(metrics, grad_norm=applied.norm, skipped=applied.skipped, meta_flops=flops)
+        return replace(metrics.stepped(applied), meta_flops=flops)
 
     def _begin(self, learner: Learner) -> None:
         if not self._spaces:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,7 @@ class Descent:
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         metrics = learner.backward(batch)
-        applied = learner.apply()
-        return dataclasses.replace(
-            metrics, grad_norm=applied.norm, skipped=applied.skipped, penalty=applied.penalty
-        )
+        return metrics.stepped(learner.apply())
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         return {}

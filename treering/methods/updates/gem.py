@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from treering.batch import Batch
 from treering.config import Invalid
@@ -95,6 +94,8 @@ def solve(
     By least squares over u = v - margin >= 0: with gram = F' F it is |F u + c|^2 where F' c is the
     slope at the margin, which lies in the rows of R, and so in those of F.
     """
+    from scipy.optimize import nnls  # a third of a second, for this alone
+
     sizes, axes = np.linalg.eigh(gram)
     kept = sizes > 1e-12 * sizes.max()
     roots, axes = np.sqrt(sizes[kept]), axes[:, kept]
