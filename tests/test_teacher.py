@@ -227,3 +227,24 @@ def test_what_the_model_began_with_is_kept_without_old_data(place: Path, tmp_pat
 def test_what_makes_no_objective_is_refused(place: Path, key: str, value: object) -> None:
     with pytest.raises(Invalid, match=rf"objective\.{key} = "):
         config.load(place / "recipe.toml", sets=(f"objective.{key}={value}",))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "divergence"])
+def test_a_frozen_head_has_no_gradient_and_changes_no_other(loss: str) -> None:
+    luck = torch.Generator().manual_seed(3)
+    hidden, known = (torch.randn(POSITIONS, WIDTH, generator=luck) for _ in range(2))
+    head, theirs = (torch.randn(VOCABULARY, WIDTH, generator=luck) for _ in range(2))
+    counts = torch.rand(POSITIONS, generator=luck)
+    targets = torch.arange(POSITIONS) % VOCABULARY
+    found = []
+    for trained in (True, False):
+        own, its = hidden.clone().requires_grad_(), head.clone().requires_grad_(trained)
+        if loss == "divergence":
+            total = linear_divergence(own, its, known, theirs, counts, 2.0)
+        else:
+            total = cross_entropy.linear_cross_entropy(own, its, targets, counts)[0]
+        total.backward()  # type: ignore[no-untyped-call]
+        assert (its.grad is not None) == trained
+        assert own.grad is not None
+        found.append(own.grad)
+    assert torch.equal(*found)

@@ -28,7 +28,7 @@ def linear_divergence(
     """Sum of counts * divergences, float32[]; `known_ND` are the teacher's hidden states, which may
     have another width."""
     total: torch.Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, known_ND, their_head_VD, counts_N, temperature
+        hidden_ND, head_VD, known_ND, their_head_VD, counts_N, temperature, head_VD.requires_grad
     )
     return total
 
@@ -49,13 +49,15 @@ class _Chunked(torch.autograd.Function):
         their_head_VD: torch.Tensor,
         counts_N: torch.Tensor,
         temperature: float,
+        trained: bool,
     ) -> torch.Tensor:
         kinds = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD, known_ND, their_head_VD = cast(
             hidden_ND, head_VD, known_ND, their_head_VD
         )
         found, to_hidden = [], []
-        to_head = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
+        shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
+        to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(hidden_ND, head_VD):
                 logits = (hidden_ND[rows] @ head_VD.t()).float() / temperature
@@ -66,11 +68,13 @@ class _Chunked(torch.autograd.Function):
                 slope = temperature * (ours.exp() - chances) * counts_N[rows, None]
                 slope = slope.to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
-                to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+                if trained:
+                    to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
         return temperature**2 * (counts_N * torch.cat(found)).sum()
 
     @staticmethod
     def backward(ctx: Any, total: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
-        return total * to_hidden, total * to_head, None, None, None, None
+        found = total * to_head if len(to_head) else None
+        return total * to_hidden, found, None, None, None, None, None
