@@ -31,7 +31,7 @@ def linear_cross_entropy(
     """
     if torch.is_grad_enabled():
         found: tuple[torch.Tensor, torch.Tensor] = _Chunked.apply(  # type: ignore[no-untyped-call]
-            hidden_ND, head_VD, targets_N, counts_N, z, head_VD.requires_grad
+            hidden_ND, head_VD, targets_N, counts_N, z
         )
         return found
     hidden_ND, head_VD = cast(hidden_ND, head_VD)
@@ -53,12 +53,12 @@ class _Chunked(torch.autograd.Function):
         targets_N: torch.Tensor,
         counts_N: torch.Tensor,
         z: float,
-        trained: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         kinds = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD = cast(hidden_ND, head_VD)
         ids_V = torch.arange(head_VD.shape[0], device=head_VD.device)
         all_losses, normalizers, to_hidden = [], [], []
+        trained = ctx.needs_input_grad[1]
         shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
         to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
@@ -84,7 +84,7 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
         found = total * to_head if len(to_head) else None
-        return total * to_hidden, found, None, None, None, None
+        return total * to_hidden, found, None, None, None
 
 
 def _total(

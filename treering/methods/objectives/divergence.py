@@ -28,7 +28,7 @@ def linear_divergence(
     """Sum of counts * divergences, float32[]; `known_ND` are the teacher's hidden states, which may
     have another width."""
     total: torch.Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, known_ND, their_head_VD, counts_N, temperature, head_VD.requires_grad
+        hidden_ND, head_VD, known_ND, their_head_VD, counts_N, temperature
     )
     return total
 
@@ -49,13 +49,13 @@ class _Chunked(torch.autograd.Function):
         their_head_VD: torch.Tensor,
         counts_N: torch.Tensor,
         temperature: float,
-        trained: bool,
     ) -> torch.Tensor:
         kinds = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD, known_ND, their_head_VD = cast(
             hidden_ND, head_VD, known_ND, their_head_VD
         )
         found, to_hidden = [], []
+        trained = ctx.needs_input_grad[1]
         shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
         to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
@@ -77,4 +77,4 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, total: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
         found = total * to_head if len(to_head) else None
-        return total * to_hidden, found, None, None, None, None, None
+        return total * to_hidden, found, None, None, None, None
