@@ -20,7 +20,7 @@ RANKS = (
     "tables",
     "rng batch records config interruption grid speed",
     "protocols formats segments",
-    "position ledger sidecar roles",
+    "position ledger sidecar roles predictions",
     "shards",
     "store mesh guard text tokenizer plan optimizer",
     "weights checkpoint folder bpe",

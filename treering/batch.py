@@ -48,12 +48,27 @@ def join(*parts: Refs) -> Refs:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What was once predicted of n samples, or of those that are `there` bool[n]: `ids` of the
+    likeliest tokens, int32[n, length, top], and the `logs` of their chances, float16 of that shape.
+    """
+
+    ids: NDArray[np.int32]
+    logs: NDArray[np.float16]
+    there: NDArray[np.bool_]
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> Recorded:
+        return Recorded(self.ids[rows], self.logs[rows], self.there[rows])
+
+
+@dataclass(frozen=True)
 class Batch:
     """The samples of one step.
 
     tokens int64[n, length + 1]; replayed bool[n]: drawn from the memory rather than fresh.
     `step` counts from 0 through the whole run, `phase` is the phase's number; `begins_phase` and
-    `ends_phase` mark its first and last step.
+    `ends_phase` mark its first and last step. `recorded`: what was predicted of the rows when they
+    were first seen, where a run keeps that.
     """
 
     tokens: NDArray[np.int64]
@@ -63,6 +78,7 @@ class Batch:
     phase: int
     ends_phase: bool
     begins_phase: bool = False
+    recorded: Recorded | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,12 +92,14 @@ class Batch:
             self.phase,
             self.ends_phase and rows.indices(len(self))[1] == len(self),
             self.begins_phase and rows.indices(len(self))[0] == 0,
+            self.recorded and self.recorded[rows],
         )
 
     def only(self, rows: NDArray[np.bool_]) -> Batch:
         """Some of its rows, as a step that stands where this one does."""
         tokens, refs, replayed = self.tokens[rows], self.refs[rows], self.replayed[rows]
-        return replace(self, tokens=tokens, refs=refs, replayed=replayed)
+        recorded = self.recorded and self.recorded[rows]
+        return replace(self, tokens=tokens, refs=refs, replayed=replayed, recorded=recorded)
 
     @property
     def predicted(self) -> int:

@@ -7,9 +7,20 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from treering import adapter, downstream, fp8, groups, model, shelf, surgery, tokenizer, trackers
+from treering import (
+    adapter,
+    downstream,
+    fp8,
+    groups,
+    model,
+    shelf,
+    surgery,
+    tables,
+    tokenizer,
+    trackers,
+)
 from treering.cache import cached_tokenizer, of_corpus, opened
-from treering.config import Recipe, Table
+from treering.config import Invalid, Recipe, Table
 from treering.evaluate import HeldOut, held_out
 from treering.identity import identity
 from treering.learner import Learner
@@ -89,6 +100,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     begun = start(recipe, given, spread=mesh.grid is not None and surgery.by_rows(recipe))
     taught_by = teacher(recipe, begun, given.identity["tokenizer"])
     begun = adapter.adapted(recipe, begun)
+    check_der(recipe.objective.der, model.size(begun), mesh)
     per_token = model.cost(begun, recipe.length)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
     learner = Learner(
@@ -107,6 +119,19 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
         held_outs(recipe, given),
         downstream.load(recipe.evaluate, given.tokenizer),
     )
+
+
+def check_der(wanted: tables.DER, vocabulary: int, mesh: Mesh) -> None:
+    """Raises Invalid where the predictions of a run cannot be recorded."""
+    if wanted.weight and mesh.world > 1:
+        raise Invalid(
+            f"objective.der.weight = {wanted.weight}: predictions are recorded by one process; "
+            "train on one, or keep what was known by objective.teacher"
+        )
+    if wanted.weight and wanted.top >= vocabulary:
+        raise Invalid(
+            f"objective.der.top = {wanted.top}: must be below the model's {vocabulary} ids"
+        )
 
 
 def held_outs(recipe: Recipe, given: Data) -> tuple[HeldOut, ...]:

@@ -164,20 +164,21 @@ def _check_model(recipe: Recipe, want: Want) -> None:
 
 
 def _check_objective(objective: tables.Objective, want: Want) -> None:
-    teacher, ways = objective.teacher, ("rows", "weights")
-    for key, number in (("fresh", objective.fresh), ("replayed", objective.replayed)):
-        want(number >= 0, f"objective.{key}", number, "must not be negative")
+    teacher, der, ways = objective.teacher, objective.der, ("rows", "weights")
+    offs = {"z": objective.z, "teacher.weight": teacher.weight, "der.weight": der.weight}
+    for key, number in {"replayed": objective.replayed, **offs}.items():
+        want(number >= 0, f"objective.{key}", number, "must not be negative (0 = off)")
     want(objective.fresh > 0, "objective.fresh", objective.fresh,
          "must be positive: a step without replay would learn nothing")  # fmt: skip
     want(objective.normalize in ways, "objective.normalize", objective.normalize, f"one of {ways}")
-    want(objective.z >= 0, "objective.z", objective.z, "must not be negative (0 = off)")
     where = "objective.teacher"
-    want(teacher.weight >= 0, f"{where}.weight", teacher.weight, "must not be negative (0 = off)")
-    heat = teacher.temperature
+    heat, roles = teacher.temperature, ("all", "fresh", "replayed")
     want(heat > 0, f"{where}.temperature", heat, "must be positive")
-    roles = ("all", "fresh", "replayed")
     want(teacher.on in roles, f"{where}.on", teacher.on, f"one of {roles}")
     want(teacher.every >= 1, f"{where}.every", teacher.every, "must be at least 1 step")
+    want(der.top >= 1, "objective.der.top", der.top, "must be at least 1 token")
+    alone = not (der.weight and teacher.weight)
+    want(alone, "objective.der.weight", der.weight, "not beside a teacher; leave one of them out")
 
 
 def _check_groups(recipe: Recipe, want: Want) -> None:

@@ -18,13 +18,18 @@ from treering.batch import Batch
 from treering.build import Parts
 from treering.loop import Trained, train
 from treering.position import State
+from treering.predictions import Predictions
 from treering.rng import key
 
 
 def learned(
-    parts: Parts, batches: Iterable[tuple[Batch, State]], state: State
+    parts: Parts,
+    batches: Iterable[tuple[Batch, State]],
+    state: State,
+    predictions: Predictions | None = None,
 ) -> Iterator[Trained]:
-    """The steps of `train` from a State on, with what is done between phases."""
+    """The steps of `train` from a State on, with what is done between phases. `predictions`: what
+    is recorded of a batch is read before its step, and what it predicts is recorded after it."""
     flops = 0.0
 
     def told() -> Iterator[tuple[Batch, State]]:
@@ -32,10 +37,12 @@ def learned(
         before = state
         for batch, after in batches:
             flops = consolidate(parts, before, batch.phase) if batch.begins_phase else 0.0
-            yield batch, after
+            yield (predictions.known(batch) if predictions else batch), after
             before = after
 
     for done in train(parts.learner, parts.update, told(), parts.rules):
+        if predictions:
+            predictions.write(done.batch, done.metrics)
         metrics = replace(done.metrics, meta_flops=done.metrics.meta_flops + flops)
         yield replace(done, metrics=metrics)
 

@@ -22,12 +22,13 @@ from torch.utils.checkpoint import (
 from transformers import PreTrainedModel
 
 from treering import fp8, tables
+from treering.batch import Recorded
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.model import Root, blocks
 from treering.protocols import Objective
 
-Call = Callable[..., tuple[torch.Tensor, torch.Tensor]]  # of Root's arguments
+Call = Callable[..., tuple[torch.Tensor, ...]]  # of Root's arguments
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,26 @@ class Forward:
         counted: int,
         counts: float | NDArray[np.float32] = 1.0,
         taught: NDArray[np.float32] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        recorded: Recorded | None = None,
+    ) -> tuple[torch.Tensor, ...]:
         """int64[rows, length + 1] -> (the sum of counts * losses of the first `counted` rows, with
         gradient; loss of each of these in nats/token, float32[counted], without). counts
         float32[counted], or one number for all. `taught` float32[counted]: what each divergence
-        from the teacher counts; None: it is not asked."""
+        from the teacher counts, or from what is `recorded`; None: it is not asked. With `recorded`
+        come also ids and log-chances of now."""
         assert len(tokens) == self.rows
         device = self.mesh.device
         filled = np.zeros((1 if taught is None else 2, self.rows), np.float32)
-        for row, each in zip(filled, (counts, taught), strict=False):
-            row[:counted] = each
-        given = [torch.from_numpy(a).to(device, non_blocking=True) for a in (tokens, *filled)]
+        for row, given in zip(filled, (counts, taught), strict=False):
+            row[:counted] = given
+        arrays: list[NDArray[Any]] = [tokens, *filled]
+        for found in (recorded.ids, recorded.logs) if recorded else ():
+            none = np.zeros((self.rows - counted, *found.shape[1:]), found.dtype)
+            arrays.append(np.concatenate([found, none]))
+        tensors = [torch.from_numpy(a).to(device, non_blocking=True) for a in arrays]
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            total, losses = self.call(*given)
-        return total, losses[:counted]
+            total, *each = self.call(*tensors)
+        return total, *(own[:counted] for own in each)
 
     def settle(self) -> None:
         """After calls without a backward pass: let the root go of the weights that it gathered.

@@ -27,6 +27,8 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
         table["model"]["from"] = pretrained.fingerprint(start) or start
     teacher = table["objective"]["teacher"]
     teacher["from"] = pretrained.fingerprint(teacher["from"]) or teacher["from"]
+    if not recipe.objective.der.weight:
+        del table["objective"]["der"]
     if not recipe.optimizer.groups:
         del table["optimizer"]["groups"]
     for name in LATER:  # so that a run begun before there was such a table goes on

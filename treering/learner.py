@@ -17,7 +17,7 @@ from treering.batch import Batch
 from treering.forward import Forward
 from treering.guard import Guard
 from treering.model import matrices
-from treering.protocols import Applied, Metrics, Objective, Penalty, PerRow, Teacher, Update
+from treering.protocols import Applied, Known, Metrics, Objective, Penalty, PerRow, Update
 from treering.rng import key
 from treering.roles import taught_rows, weighted
 from treering.spread import whole
@@ -80,17 +80,21 @@ class Learner:
     def _backward(self, batch: Batch, objective: tables.Objective) -> Metrics:
         forward = self.forward
         forward.root.train()
+        recorded = batch.recorded
         counts, taught = weighted(objective, batch), taught_rows(objective, batch)
         kept, asked, together = [], 0, forward.rows * forward.mesh.world
         for at, (tokens, rows) in enumerate(forward.micro_batches(batch.tokens)):
             part = slice(at * together, (at + 1) * together)  # the rows of all ranks' calls
-            asks = bool(taught[part].any())
-            more = [taught[part][forward.mesh.rows]] if asks else []
-            total, losses = forward(tokens, rows, counts[part][forward.mesh.rows], *more)
+            asks, mine = recorded or taught[part].any(), forward.mesh.rows
+            total, *each = forward(
+                tokens, rows, counts[part][mine],
+                taught[part][mine] if asks else None,
+                recorded[part][mine] if recorded else None,
+            )  # fmt: skip
             total.backward()  # type: ignore[no-untyped-call]
-            kept.append(losses)
-            asked += asks * len(taught[part])
-        losses = torch.cat(kept)
+            kept.append(each)
+            asked += bool(asks) * len(taught[part])
+        losses, *predictions = (torch.cat(found) for found in zip(*kept, strict=True))
         own = int((~batch.replayed[forward.mesh.rows]).sum())  # fresh rows come first
         sums = forward.mesh.sum(torch.stack([losses[:own].sum(), losses[own:].sum()]))
         replayed = int(batch.replayed.sum())
@@ -103,6 +107,7 @@ class Learner:
             grad_norm=torch.full_like(sums[0], math.nan),
             skipped=torch.full_like(sums[0], math.nan),
             training_flops=batch.predicted * self.flops_per_token + self._teaching(batch, asked),
+            predictions=predictions or None,
         )
 
     def _teaching(self, batch: Batch, rows: int) -> float:
@@ -212,7 +217,7 @@ class PerRowObjective:
         model: PreTrainedModel,
         tokens: torch.Tensor,
         counts: torch.Tensor,
-        teacher: Teacher | None = None,
+        known: Known | None = None,
         taught: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         values = self.of(self.logits(model, tokens), tokens[:, 1:])

@@ -56,12 +56,17 @@ class Root(nn.Module):
         tokens_BL1: torch.Tensor,
         counts_B: torch.Tensor,
         taught_B: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        *recorded_BLK: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
         """int64[B, L + 1] and what each row counts, float32[B] -> (sum of counts * losses, with
         gradient; loss of each row in nats/token, float32[B], without). `taught_B` is what each
-        row's divergence from the teacher counts; without it the teacher is not asked."""
+        row's divergence from the teacher counts; without it the teacher is not asked. It may be one
+        from what is recorded, ids and log-chances: then those of now are returned, too."""
         if taught_B is None:
             return self.objective(self.model, tokens_BL1, counts_B)
+        if recorded_BLK:
+            ids, logs = recorded_BLK
+            return self.objective(self.model, tokens_BL1, counts_B, (ids, logs), taught_B)
         assert self.teacher is not None
         return self.objective(self.model, tokens_BL1, counts_B, self.teacher, taught_B)
 

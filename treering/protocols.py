@@ -57,8 +57,10 @@ class Memory(Protocol):
 
 
 Teacher = Callable[[dict[str, Any], bool], "tuple[torch.Tensor, torch.Tensor]"]
-"""A frozen model. (what it is called with, False) -> hidden states and head, or True -> logits and
-head."""
+"""A frozen model. (what it is called with, whole) -> logits, or hidden states; and the head."""
+
+
+Known = Teacher | tuple["torch.Tensor", "torch.Tensor"]  # ids and log-chances that are recorded
 
 
 class Objective(Protocol):
@@ -69,13 +71,13 @@ class Objective(Protocol):
         model: PreTrainedModel,
         tokens: torch.Tensor,
         counts: torch.Tensor,
-        teacher: Teacher | None = None,
+        known: Known | None = None,
         taught: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """tokens int64[n, length + 1], counts float32[n] -> (the sum of counts * losses, of which
         the gradient is taken; the mean loss of each row in nats/token, float32[n], without one).
-        To the sum comes that of `taught` float32[n] * divergences from a teacher, where there is
-        one."""
+        To the sum comes that of `taught` float32[n] * divergences from what is known, if anything.
+        If that is recorded, ids and log-chances of now come third and fourth."""
 
     def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of all predictions, float32[n, length, vocabulary]: for a few rows."""
@@ -87,7 +89,7 @@ class Metrics:
 
     Losses are means over rows in nats/token; NaN where there was no such row. `skipped` is the
     share of its optimizer steps that changed nothing. `penalty` is None where there is none. FLOPs
-    by purpose.
+    by purpose. `predictions`: ids and log-chances, where the batch came with `recorded` ones.
     """
 
     loss: torch.Tensor
@@ -98,6 +100,7 @@ class Metrics:
     training_flops: float
     meta_flops: float = 0.0
     penalty: torch.Tensor | None = None
+    predictions: Sequence[torch.Tensor] | None = None
 
     def stepped(self, by: Applied) -> Metrics:
         """With what the optimizer's step was."""

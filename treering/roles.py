@@ -17,8 +17,10 @@ def weighted(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
 
 
 def taught_rows(objective: tables.Objective, batch: Batch) -> NDArray[np.float32]:
-    """What each row's divergence from the teacher counts in the total; float32[n]. Nothing where
-    there is no teacher at this step."""
+    """What each row's divergence from the teacher, or from what is recorded of it, counts in the
+    total; float32[n]. Nothing where there is no teacher at this step."""
+    if batch.recorded is not None:
+        return (batch.recorded.there * (objective.der.weight / len(batch))).astype(np.float32)
     wanted = objective.teacher
     rows = {"all": batch.replayed | True, "fresh": ~batch.replayed, "replayed": batch.replayed}
     silent = batch.step % wanted.every or (wanted.from_ == "phase" and batch.phase == 0)

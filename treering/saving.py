@@ -18,6 +18,7 @@ from treering import checkpoint, position, tables
 from treering.config import Table
 from treering.learner import Learner, tensors
 from treering.position import State
+from treering.predictions import Predictions
 from treering.protocols import Update
 
 
@@ -25,9 +26,12 @@ class Saver:
     """Saves and restores the plan's State, all that learns, and numbers."""
 
     def __init__(
-        self, folder: Path, learner: Learner, update: Update, policy: tables.Checkpoint
-    ) -> None:
-        self._folder, self._learner, self._update, self._policy = folder, learner, update, policy
+        self, out: Path, learner: Learner, update: Update, policy: tables.Checkpoint,
+        predictions: Predictions | None = None,
+    ) -> None:  # fmt: skip
+        self._folder, self._policy = out / "checkpoints", policy
+        self._learner, self._update = learner, update
+        self.predictions = predictions
         self._aside = learner.forward.mesh.aside()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="treering-saver")
         self._writing: Future[Path] | None = None
@@ -36,6 +40,8 @@ class Saver:
         """Begin to write the checkpoint after a step, in a folder that will be there when it is
         whole. `stays`: it is never removed. Raises what the one before failed with."""
         self.wait()
+        if self.predictions:
+            self.predictions.sync()
         plan, arrays = position.save(state)
         held = [penalty.counters() for penalty in self._learner.penalties]
         content = {"plan": plan, "update": self._update.counters(), "penalties": held, **numbers}
@@ -63,6 +69,8 @@ class Saver:
     def close(self) -> None:
         """End the thread, after what it writes."""
         self._thread.shutdown()
+        if self.predictions:
+            self.predictions.close()
 
     def newest(self) -> tuple[Path, Table] | None:
         """The newest sound checkpoint: its folder and its numbers."""
@@ -76,6 +84,8 @@ class Saver:
         self._update.restore(numbers["update"])
         for penalty, held in zip(self._learner.penalties, numbers["penalties"], strict=True):
             penalty.restore(held)
+        if self.predictions:
+            self.predictions.back(numbers["plan"]["step"])
         return position.widened(position.restore(numbers["plan"], arrays), start)
 
     def back(self, start: State) -> None:

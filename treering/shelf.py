@@ -39,6 +39,13 @@ def _check_together(recipe: Recipe) -> None:
             "penalties: not with update kind 'coso', which steps in coordinates of its own; leave "
             "one of them out"
         )
+    whole = {"agem", "gem", "per_sample", "coso"} & {*adapter.kinds(recipe.update)}
+    if recipe.objective.der.weight and (whole or recipe.anneal.tokens):
+        beside = f"update kind '{whole.pop()}'" if whole else "anneal.tokens"
+        raise Invalid(
+            f"objective.der.weight = {recipe.objective.der.weight}: not beside {beside}, as "
+            "predictions are recorded of whole steps of the run itself; leave one of them out"
+        )
     small = adapter.named(recipe)
     merges = small is not None and small.merge == "phase"
     if recipe.anneal.tokens and ("coso" in adapter.kinds(recipe.update) or merges):

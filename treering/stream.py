@@ -50,8 +50,10 @@ class Stream:
         """The tokens of a plan. Raises Invalid for a store that shrank, or that holds an id which
         the model does not have."""
         tokens = self.tokens(plan.refs)
-        marks = {"ends_phase": plan.ends_phase, "begins_phase": plan.begins_phase}
-        return Batch(tokens, plan.refs, plan.replayed, plan.step, plan.phase, **marks)
+        return Batch(
+            tokens, plan.refs, plan.replayed, plan.step, plan.phase, plan.ends_phase,
+            plan.begins_phase,
+        )  # fmt: skip
 
     def tokens(self, refs: Refs) -> NDArray[np.int64]:
         """The tokens of samples, int64[n, length + 1]."""

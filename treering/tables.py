@@ -131,6 +131,17 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class DER:
+    """Dark experience replay: `weight` * KL(prediction when a sample was first learned || now), in
+    nats/token, is added to the loss of replayed rows. Of a prediction the `top` likeliest tokens
+    are kept, and what the others had together. DER leaves the loss of replayed rows out
+    (`objective.replayed` = 0), DER++ does not. A weight of 0 is none."""
+
+    weight: float = 0.0
+    top: int = 32
+
+
+@dataclass(frozen=True)
 class Objective:
     """What is minimised: the sum of weights * losses of a step's rows, `fresh` and `replayed` ones,
     divided by their number (`normalize` = "rows") or by the sum of the weights ("weights"). `z` *
@@ -141,6 +152,7 @@ class Objective:
     normalize: str = "rows"
     z: float = 0.0
     teacher: Teacher = field(default_factory=Teacher)
+    der: DER = field(default_factory=DER)
 
 
 @dataclass(frozen=True)

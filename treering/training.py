@@ -21,6 +21,7 @@ from treering.journal import Journal
 from treering.ledger import Ledger
 from treering.mesh import joined
 from treering.position import State
+from treering.predictions import predictions
 from treering.probe import probe, probing
 from treering.report.live import Live
 from treering.saving import Saver
@@ -74,10 +75,10 @@ class Run:
         """`begin`: another run's checkpoint, to begin with where there is none."""
         self.recipe, self.data, self.parts, self.out, self.live = recipe, data, parts, out, live
         self.mesh = parts.learner.forward.mesh
-        self.ledger = Ledger()
-        self.state = data.planner.start()
+        self.ledger, self.state = Ledger(), data.planner.start()
         self.earlier, self.began = 0.0, time.monotonic()  # seconds of earlier sittings; of this one
-        self.saver = Saver(out / "checkpoints", parts.learner, parts.update, recipe.checkpoint)
+        kept = predictions(recipe, data.planner.sizes, parts.stream.vocabulary, out)
+        self.saver = Saver(out, parts.learner, parts.update, recipe.checkpoint, kept)
         self.unscored: Table | None = None  # where an interruption came before all was scored
         self.late: list[tuple[str, Table]] = []  # row 0 of corpora that came later
         found = self.saver.newest() or begin
@@ -90,8 +91,8 @@ class Run:
             live.say(f"resuming after step {self.state.step} from {path}")
         log, reached = out / "records.jsonl", self.state.step if found else -1
         self.mesh.told(lambda: records.cut(log, reached, scored=self.unscored is None))
-        writes = log if self.mesh.rank == 0 else None
-        self.journal = Journal(writes, recipe, speed(recipe, parts.learner))
+        to = log if self.mesh.rank == 0 else None
+        self.journal = Journal(to, recipe, speed(recipe, parts.learner))
 
     def walk(self, heard: Interruption, changed: list[str]) -> Table:
         """Train to the end, and sum up. An interruption is heard between two steps."""
@@ -129,14 +130,13 @@ class Run:
         batches = parts.ranks.waiting(parts.stream.batches(self.state))
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         mark = time.monotonic()
-        for done in learned(parts, batches, self.state):
+        for done in learned(parts, batches, self.state, self.saver.predictions):
             before, self.state = self.ledger.tokens, done.after
             self.ledger = self.ledger.step(done.batch, done.metrics)
             self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())
             heard.alive()
-            phase, ends = self.recipe.phases[done.batch.phase].name, done.batch.ends_phase
-            place: Table = {"phase": phase, "ends": ends}
-            scored = True
+            ends, scored = done.batch.ends_phase, True
+            place: Table = {"phase": self.recipe.phases[done.batch.phase].name, "ends": ends}
             if ends or self._due(before, self.recipe.evaluate.every_tokens):
                 scored = self._score(**place, heard=heard)
             stop = not scored or self.mesh.any(heard.asked)
@@ -197,5 +197,5 @@ class Run:
         numbers = {"ledger": dataclasses.asdict(self.ledger), "seconds": self._seconds(),
                    "unscored": unscored}  # fmt: skip
         path = self.saver.save(self.state, numbers, stays=stays)
-        place = {"step": self.state.step, "path": str(path.relative_to(self.out))}
-        self.journal.write("checkpoint", place)
+        at = str(path.relative_to(self.out))
+        self.journal.write("checkpoint", {"step": self.state.step, "path": at})

@@ -37,7 +37,7 @@ def linear_cross_entropy(
     hidden_ND, head_VD = cast(hidden_ND, head_VD)
     with torch.autocast(hidden_ND.device.type, enabled=False):
         parts = [
-            _losses(hidden_ND[rows] @ head_VD.t(), targets_N[rows])
+            losses_of(hidden_ND[rows] @ head_VD.t(), targets_N[rows])
             for rows in chunks(hidden_ND, head_VD)
         ]
     losses, normalizers = (torch.cat(found) for found in zip(*parts, strict=True))
@@ -64,7 +64,7 @@ class _Chunked(torch.autograd.Function):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(hidden_ND, head_VD):
                 logits = (hidden_ND[rows] @ head_VD.t()).float()
-                losses, normalizer = _losses(logits, targets_N[rows])
+                losses, normalizer = losses_of(logits, targets_N[rows])
                 all_losses.append(losses)
                 normalizers.append(normalizer)
                 chances = torch.exp(logits - normalizer[:, None])
@@ -94,7 +94,7 @@ def _total(
     return total + z * (counts * normalizers**2).sum() if z else total
 
 
-def _losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def losses_of(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(losses, log of the sum of exponentials), float32[chunk] each."""
     logits = logits.float()
     normalizer = logits.logsumexp(1)

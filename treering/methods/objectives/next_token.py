@@ -11,8 +11,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
+from treering.methods.objectives.der import by_logits, linear_der
 from treering.methods.objectives.divergence import divergences, linear_divergence
-from treering.protocols import Teacher
+from treering.protocols import Known
 
 Chunked = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float],
@@ -28,9 +29,8 @@ Divergence = Callable[
 class NextToken:
     """Mean cross-entropy of each row's `length` predictions, in nats/token, in float32.
 
-    `chunked` takes hidden states and head, so that the logits of a whole batch never exist. That is
-    right for a model whose logits are their product and nothing else; None is for the others, and
-    `build` finds out which are.
+    `chunked` takes hidden states and head, so that the logits of a whole batch never exist. None is
+    for models whose logits are not just their product; `objective` finds out which.
 
     With `document_end`, the id that ends a document, each document of a row is by itself: positions
     begin anew, and nothing is seen of another. The end of one is the beginning of the next, from
@@ -40,7 +40,7 @@ class NextToken:
     drifting (PaLM, arXiv 2204.02311, section 5, with 1e-4).
 
     A teacher adds T^2 * KL(teacher || model), both at the `temperature` T (learning without
-    forgetting, arXiv 1606.09282, and Hinton et al. 2015, whose T^2 this is).
+    forgetting, arXiv 1606.09282, and Hinton et al. 2015, whose T^2 this is); see also der.py.
     """
 
     chunked: Chunked | None = linear_cross_entropy
@@ -54,31 +54,46 @@ class NextToken:
         model: PreTrainedModel,
         tokens: torch.Tensor,
         counts: torch.Tensor,
-        teacher: Teacher | None = None,
+        known: Known | None = None,
         taught: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        targets, length = tokens[:, 1:].flatten(), tokens.shape[1] - 1
+    ) -> tuple[torch.Tensor, ...]:
+        targets, rows, length = tokens[:, 1:].flatten(), len(tokens), tokens.shape[1] - 1
         each = (counts / length).repeat_interleave(length)
+        taught = None if taught is None else (taught / length).repeat_interleave(length)
         given = self._given(tokens)
-        if self.chunked is not None:
-            hidden = model.base_model(**given).last_hidden_state.flatten(0, 1)
-            head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-            total, losses = self.chunked(hidden, head, targets, each, self.z)
+        found, head = self._called(model, given)
+        now: list[torch.Tensor] = []
+        if isinstance(known, tuple) and taught is not None:
+            then = known[0].flatten(0, 1), known[1].flatten(0, 1)
+            asked = targets, torch.stack([each, taught]), then, self.z
+            parts = by_logits(found, *asked) if head is None else linear_der(found, head, *asked)
+            total, losses, *now = parts
+        elif self.chunked and head is not None:
+            total, losses = self.chunked(found, head, targets, each, self.z)
         else:
-            logits = model(**given).logits.float().flatten(0, 1)
-            losses = functional.cross_entropy(logits, targets, reduction="none")
+            losses = functional.cross_entropy(found.float(), targets, reduction="none")
             total = (each * losses).sum()
             if self.z:
-                total = total + self.z * (each * logits.logsumexp(1) ** 2).sum()
-        if teacher is not None and taught is not None:
-            known, their_head = teacher(given, self.chunked is None)
-            known, each = known.flatten(0, 1), (taught / length).repeat_interleave(length)
-            if self.chunked is not None:
-                more = self.divergence(hidden, head, known, their_head, each, self.temperature)
+                total = total + self.z * (each * found.float().logsumexp(1) ** 2).sum()
+        if callable(known) and taught is not None:
+            theirs, their_head = known(given, head is None)
+            theirs = theirs.flatten(0, 1)
+            if head is not None:
+                more = self.divergence(found, head, theirs, their_head, taught, self.temperature)
             else:
-                more = (each * divergences(logits, known.float(), self.temperature)).sum()
+                more = (taught * divergences(found.float(), theirs.float(), self.temperature)).sum()
             total = total + more
-        return total, losses.detach().view(len(tokens), -1).mean(dim=1)
+        now = [part.view(rows, length, -1) for part in now]
+        return total, losses.detach().view(rows, -1).mean(1), *now
+
+    def _called(
+        self, model: PreTrainedModel, given: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(hidden states [N, D], head [V, D]), or (logits [N, V], None)."""
+        if self.chunked is None:
+            return model(**given).logits.flatten(0, 1), None
+        hidden = model.base_model(**given).last_hidden_state.flatten(0, 1)
+        return hidden, model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
 
     def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of all predictions, float32[n, length, vocabulary]."""

@@ -39,9 +39,10 @@ class PerSample:
             return torch.stack([getattr(part, name) for part in parts]).nanmean()
 
         penalised = ("penalty",) if parts[0].penalty is not None else ()
+        means: dict[str, Any] = {name: mean(name) for name in (*MEANS, *penalised)}
         return replace(
             parts[0],
-            **{name: mean(name) for name in (*MEANS, *penalised)},
+            **means,
             training_flops=sum(part.training_flops for part in parts),
             meta_flops=sum(part.meta_flops for part in parts),
         )
