@@ -129,6 +129,18 @@ def test_axes_of_one_table_do_not_undo_each_other(place: Path) -> None:
     assert second.recipe.evaluate.tokens == 64 and second.recipe.update["every"] == 5
 
 
+def test_an_axis_may_go_through_a_list_of_tables(place: Path) -> None:
+    text = """
+    [arms.a]
+    penalties = [{ kind = "l2", weight = 1.0 }, { kind = "ewc", weight = 5.0 }]
+    grid.penalties.0.weight = [2.0, 3.0]
+    """
+    first, second = load(place, text)[1]
+    assert [each["weight"] for each in first.recipe.penalties] == [2.0, 5.0]
+    assert [each["weight"] for each in second.recipe.penalties] == [3.0, 5.0]
+    assert (first.name, second.name) == ("a-weight2.0", "a-weight3.0")
+
+
 def test_an_axis_may_have_tables_for_values(place: Path) -> None:
     text = """
     [arms.a]
@@ -177,6 +189,8 @@ WRONG = {
     "[arms.a]\n[grid.update]\nrate = [0.5, 1.5]": "cell a-rate1.5: update.rate = 1.5: must be in",
     "[arms.a]\n[arms.b]\ntrack.to = ['wandbx']": "cell b: track.to = 'wandbx': no such tracker",
     "[arms.a": "is not TOML",
+    "[arms.a]\npenalties=[{kind='l2', weight=1.0}]\ngrid.penalties.1.weight=[1.0]": "penalties is a "
+    "list of 1; give a number below that",
 }
 
 

@@ -45,9 +45,16 @@ def combinations(found: Axes) -> Iterator[dict[str, Any]]:
 
 
 def laid(table: Mapping[str, Any], key: str, value: Any) -> Table:
-    """A table with a dotted key at another value; its neighbours stay, whatever their kind."""
+    """A table with a dotted key at another value; its neighbours stay, whatever their kind. The
+    tables of a list are counted from 0: "penalties.0.weight"."""
     first, _, rest = key.partition(".")
     below = table.get(first)
+    if rest and isinstance(below, list):
+        number = rest.partition(".")[0]
+        if not number.isdecimal() or int(number) >= len(below):
+            raise Invalid(f"{key}: {first} is a list of {len(below)}; give a number below that")
+        by_number = {str(i): each for i, each in enumerate(below)}
+        return {**table, first: list(laid(by_number, rest, value).values())}
     if rest:
         value = laid(below if isinstance(below, dict) else {}, rest, value)
         return {**table, first: value}
