@@ -189,8 +189,8 @@ WRONG = {
     "[arms.a]\n[grid.update]\nrate = [0.5, 1.5]": "cell a-rate1.5: update.rate = 1.5: must be in",
     "[arms.a]\n[arms.b]\ntrack.to = ['wandbx']": "cell b: track.to = 'wandbx': no such tracker",
     "[arms.a": "is not TOML",
-    "[arms.a]\npenalties=[{kind='l2', weight=1.0}]\ngrid.penalties.1.weight=[1.0]": "penalties is a "
-    "list of 1; give a number below that",
+    "[arms.a]\npenalties = [{kind = 'l2'}]\ngrid.penalties.1.weight = [1.0]": "penalties is a list "
+    "of 1; give a number below that",
 }
 
 
