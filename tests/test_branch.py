@@ -162,6 +162,33 @@ def test_from_where_a_run_stands_branches_are_annealed_as_is_asked_then(
         assert tiny.weights(out) == tiny.weights(plain)
 
 
+WITHIN = "anneal={tokens=640, shape='linear', floor=0.1, phases=['second'], at=[0.3, 0.5]}"
+
+
+def test_branches_within_a_phase_are_those_of_shorter_phases(
+    recipe: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 8 and 13 of the second phase's 25 steps, over 3 and 5 of 10; interrupted in the second."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(43, patch)
+        tiny.run(recipe, out, CONSTANT, WITHIN)
+    tiny.run(recipe, out, CONSTANT, WITHIN)
+    assert tiny.story(out, ("step", "score")) == tiny.story(plain, ("step", "score"))
+    assert tiny.weights(out) == tiny.weights(plain)
+    scores = [r for r in records.read(out) if r["kind"] == "branch_score" and r["corpus"] == "en"]
+    assert [(r["step"], r["tokens_beyond"]) for r in scores] == [(33, 192), (38, 320), (50, 640)]
+    for steps, more in ((8, 3), (13, 5)):
+        falls = f"decay={more / (25 + steps + more)}, shape='linear', floor=0.1"
+        shorter = (f"phases.1.tokens={64 * (steps + more)}",
+                   f"schedule={{kind='wsd', peak=1e-2, {falls}}}")  # fmt: skip
+        tiny.run(recipe, tmp_path / f"of-{steps}", *shorter)
+        branch = out / f"annealed/second@{steps}"
+        assert tiny.weights(branch) == tiny.weights(tmp_path / f"of-{steps}")
+    with pytest.raises(Invalid, match=r"anneal\.at = .*shares of a phase"):
+        tiny.run(recipe, tmp_path / "no", CONSTANT, WITHIN.replace("0.3", "1.5"))
+
+
 def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path: Path) -> None:
     tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES, "anneal.phases=['second']")
     assert [path.name for path in (tmp_path / "run/annealed").iterdir()] == ["second"]

@@ -1,7 +1,8 @@
 """Annealed branches: beside the run the rate falls to an end, and the run goes on from before.
 
-At a phase's end the branch trains more of the same phase with a falling rate; then it is scored,
-exported, and stays in `annealed/PHASE`, a run folder that tells the whole history of its weights.
+At a phase's end, or within it, the branch trains more of the phase with a falling rate; then it is
+scored, exported, and stays in `annealed/PHASE` (`PHASE@STEP` within it), a run folder that tells
+the whole history of its weights.
 What goes into the next phase is the checkpoint from before it (arXiv 2403.08763, section 7), so the
 run's weights, moments, memory and order are those of a run without branches.
 """
@@ -20,7 +21,7 @@ from treering.config import Recipe
 from treering.position import State
 from treering.records import ANNEALED, Record
 from treering.report.live import Live
-from treering.tables import Anneal, Phase, Track
+from treering.tables import Anneal, Track
 
 SPENT = ("tokens", "fresh_tokens", "flops")
 SCORED_AS = ("phase", "corpus", "loss", "bits_per_byte", "tokens")
@@ -67,21 +68,31 @@ def steps(recipe: Recipe) -> int:
     """Those of all branches of a run."""
     wanted = recipe.anneal
     ends = [phase for phase in recipe.phases if not wanted.phases or phase.name in wanted.phases]
-    return len(ends) * _steps(recipe)
+    return len(ends) * sum(_steps(recipe, share) for share in {*wanted.at, 1.0})
+
+
+def due(recipe: Recipe, steps: tuple[int, ...], state: State) -> float | None:
+    """The share of its phase after which a branch leaves at a state of the plan; None where none
+    does."""
+    wanted, at = recipe.anneal, state.phase
+    if not wanted.tokens or at == len(steps):
+        return None
+    if wanted.phases and recipe.phases[at].name not in wanted.phases:
+        return None
+    places = {ceil(share * steps[at]): share for share in (*wanted.at, 1.0)}
+    return places.get(state.phase_step)
 
 
 def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) -> Branch | None:
-    """The branch that begins at a state of the plan in the run `out`; None where none does: within
-    a phase, or at the end of one that is not to be annealed."""
-    wanted, at = recipe.anneal, state.phase
-    ends = at < len(data.steps) and state.phase_step == data.steps[at]
-    if not wanted.tokens or not ends:
+    """The branch that begins at a state of the plan in the run `out`, if any."""
+    share, at = due(recipe, data.steps, state), state.phase
+    if share is None:
         return None
-    phase = recipe.phases[at]
-    if wanted.phases and phase.name not in wanted.phases:
-        return None
-    phases = (*recipe.phases[:at], _longer(phase, wanted))
-    longer = (*data.steps[:at], data.steps[at] + _steps(recipe))
+    phase, ends = recipe.phases[at], state.phase_step == data.steps[at]
+    trained = phase.tokens if ends else state.phase_step * recipe.batch.tokens
+    tokens = trained + ceil(share * recipe.anneal.tokens)
+    phases = (*recipe.phases[:at], replace(phase, tokens=tokens))
+    longer = (*data.steps[:at], state.phase_step + _steps(recipe, share))
     rate = shelf.annealed(recipe, parts.rules.schedule, state.step, sum(longer))
     named = {"phases": [schema.values(each) for each in phases]}
     return Branch(
@@ -92,16 +103,12 @@ def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) ->
             stream=replace(parts.stream, steps=longer),
             rules=replace(parts.rules, schedule=rate),
         ),
-        out / ANNEALED / phase.name,
+        out / ANNEALED / (phase.name if ends else f"{phase.name}@{state.phase_step}"),
     )
 
 
-def _steps(recipe: Recipe) -> int:
-    return ceil(recipe.anneal.tokens / recipe.batch.tokens)
-
-
-def _longer(phase: Phase, wanted: Anneal) -> Phase:
-    return replace(phase, tokens=phase.tokens + wanted.tokens)
+def _steps(recipe: Recipe, share: float) -> int:
+    return ceil(share * recipe.anneal.tokens / recipe.batch.tokens)
 
 
 def _last_header(log: Path) -> Record:

@@ -104,17 +104,17 @@ def check(recipe: Recipe) -> None:
 def _check_parts(recipe: Recipe, want: Want) -> None:
     optimizer = recipe.optimizer
     want(optimizer.kind in ("adamw", "sgd"), "optimizer.kind", optimizer.kind, "adamw or sgd")
-    betas = optimizer.betas
-    good = len(betas) == 2 and all(0 <= b < 1 for b in betas)
-    want(good, "optimizer.betas", betas, "two, in [0, 1)")
+    good = len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas)
+    want(good, "optimizer.betas", optimizer.betas, "two, in [0, 1)")
     want(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "must be positive")
     want(optimizer.decay >= 0, "optimizer.decay", optimizer.decay, "must not be negative")
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
-    at_phase = optimizer.at_phase
-    kinds: tuple[str, ...] = ("keep", "reset", "reset-momentum")
-    want(at_phase in kinds, "optimizer.at_phase", at_phase, f"one of {kinds}")
+    policies = ("keep", "reset", "reset-momentum")
+    want(optimizer.at_phase in policies, "optimizer.at_phase", optimizer.at_phase, f"of {policies}")
     anneal, names = recipe.anneal, [phase.name for phase in recipe.phases]
     want(anneal.tokens >= 0, "anneal.tokens", anneal.tokens, "must not be negative (0 = no branch)")
+    within = all(0 < share < 1 for share in anneal.at)
+    want(within, "anneal.at", anneal.at, "must be shares of a phase, above 0 and below 1")
     for name in anneal.phases:
         want(name in names, "anneal.phases", name, "no such phase" + near(name, names))
     _check_objective(recipe.objective, want)
@@ -124,7 +124,7 @@ def _check_parts(recipe: Recipe, want: Want) -> None:
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
     want(guard.max_skipped >= 1, "guard.max_skipped", guard.max_skipped, "at least 1 step")
     precision = recipe.compute.precision
-    kinds = ("auto", "fp32", "bf16", "fp8")
+    kinds: tuple[str, ...] = ("auto", "fp32", "bf16", "fp8")
     want(precision in kinds, "compute.precision", precision, f"one of {kinds}")
     kinds, recompute = ("none", "selective", "full"), recipe.compute.recompute
     want(recompute in kinds, "compute.recompute", recompute, f"one of {kinds}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from treering import build, cache, folder, outcome, records
 from treering.batch import Batch
-from treering.branch import branch
+from treering.branch import branch, due
 from treering.config import Recipe, Table
 from treering.consolidation import learned
 from treering.extension import changes
@@ -141,9 +141,10 @@ class Run:
                 scored = self._score(**place, heard=heard)
             stop = not scored or self.mesh.any(heard.asked)
             stays = self._due(before, policy.stay_every_tokens) or (ends and policy.stay_at_phase)
-            if ends or stop or stays or self._due(before, policy.every_tokens):
+            leaves = due(self.recipe, self.data.steps, self.state) is not None
+            if ends or leaves or stop or stays or self._due(before, policy.every_tokens):
                 self._save(stays=stays, unscored=None if scored else place)
-            if ends and not stop:
+            if leaves and not stop:
                 self._anneal(heard)
             self.saver.check()
             if self.live.wants():
@@ -154,7 +155,7 @@ class Run:
         return True
 
     def _anneal(self, heard: Interruption) -> None:
-        """Where a phase ends that is to be annealed, train the branch, and go on from before it."""
+        """Where a branch leaves the run, train it, and go on from before it."""
         found = branch(self.recipe, self.data, self.parts, self.out, self.state)
         if found is None:
             return
@@ -173,7 +174,7 @@ class Run:
         found = probe(learner, self.parts.stream, self.parts.earlier, batch, before)
         if found is not None:
             place = {"step": batch.step + 1, "phase": self.recipe.phases[batch.phase].name}
-            self.journal.write("probe", place | dataclasses.asdict(found))
+            self.journal.write("probe", place | asdict(found))
             self.ledger = self.ledger.probe(found.tokens * learner.flops_per_token)
 
     def _due(self, before: int, every: int | None) -> bool:
@@ -194,8 +195,7 @@ class Run:
 
     def _save(self, *, stays: bool, unscored: Table | None) -> None:
         self.journal.sync()
-        numbers = {"ledger": dataclasses.asdict(self.ledger), "seconds": self._seconds(),
-                   "unscored": unscored}  # fmt: skip
+        numbers = {"ledger": asdict(self.ledger), "seconds": self._seconds(), "unscored": unscored}
         path = self.saver.save(self.state, numbers, stays=stays)
         at = str(path.relative_to(self.out))
         self.journal.write("checkpoint", {"step": self.state.step, "path": at})
