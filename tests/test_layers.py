@@ -18,7 +18,7 @@ SHELF = [file for file in FILES if "methods" in file.parts]
 RANKS = (
     "schema atomic shape spread",
     "tables",
-    "rng batch records config interruption grid speed",
+    "rng batch records config interruption grid speed shapes",
     "protocols formats segments",
     "position ledger sidecar roles predictions",
     "shards",
@@ -38,12 +38,13 @@ RANKS = (
     "header scoring branch consolidation",
     "outcome footprint launch verify merge",
     "estimate",
-    "extension",
+    "extension piloting",
     "training engines",
     "study",
     "conduct",
     "demo",
     "treering",
+    "verbs_pilots",
     "verbs verbs_plan workshop",
     "cli",
     "__main__",
@@ -54,7 +55,7 @@ LINES = {"tables.py": 380}  # the recipe's one page
 OPEN_SHELF = ("shelf", "objective", "adapter", "surgery", "build", "methods")
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
-    "report verbs verbs_plan workshop cli"
+    "report verbs verbs_plan verbs_pilots workshop cli"
 )
 
 

@@ -109,8 +109,8 @@ def _check_parts(recipe: Recipe, want: Want) -> None:
     want(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "must be positive")
     want(optimizer.decay >= 0, "optimizer.decay", optimizer.decay, "must not be negative")
     want(optimizer.clip >= 0, "optimizer.clip", optimizer.clip, "must not be negative (0 = off)")
-    policies = ("keep", "reset", "reset-momentum")
-    want(optimizer.at_phase in policies, "optimizer.at_phase", optimizer.at_phase, f"of {policies}")
+    moments, ways = optimizer.at_phase, ("keep", "reset", "reset-momentum")
+    want(moments in ways, "optimizer.at_phase", moments, f"one of {ways}")
     anneal, names = recipe.anneal, [phase.name for phase in recipe.phases]
     want(anneal.tokens >= 0, "anneal.tokens", anneal.tokens, "must not be negative (0 = no branch)")
     within = all(0 < share < 1 for share in anneal.at)

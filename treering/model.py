@@ -23,18 +23,7 @@ from treering.config import Invalid
 from treering.ledger import flops_per_token
 from treering.protocols import Objective
 from treering.rng import key
-from treering.schema import near
-
-#              depth, width, heads, MLP, tied. From 99m on: arXiv 2508.01908, released configs.
-PRESETS = {
-    "1m": (4, 128, 4, 344, True),
-    "3m": (4, 192, 6, 512, True),
-    "10m": (8, 288, 6, 768, True),
-    "99m": (16, 512, 8, 1280, False),
-    "560m": (24, 1024, 16, 2560, False),
-    "1b": (24, 1792, 28, 5120, False),
-    "6b": (30, 3072, 24, 9216, False),
-}
+from treering.shapes import shape as shape_of
 
 
 class Root(nn.Module):
@@ -139,22 +128,18 @@ def llama(
     """The configuration of a fresh model. Raises Invalid for sizes that make none."""
     if wanted.kind != "llama":
         raise Invalid(f"model.kind = {wanted.kind!r}: only 'llama' is made fresh; or give from")
-    if wanted.preset is not None and wanted.preset not in PRESETS:
-        raise Invalid(f"model.preset = {wanted.preset!r}" + near(wanted.preset, list(PRESETS)))
-    depth, width, heads, mlp, tied = _sizes(wanted)
-    if width % heads or (width // heads) % 2:
-        raise Invalid(f"model.heads = {heads}: width {width} must split into heads of even width")
+    made = shape_of(wanted)
     return LlamaConfig(
         vocab_size=vocabulary,
         bos_token_id=None,  # Llama's own, 1 and 2, are ordinary tokens here
         eos_token_id=end_of_text,
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=mlp,
+        hidden_size=made.width,
+        num_hidden_layers=made.depth,
+        num_attention_heads=made.heads,
+        num_key_value_heads=made.heads,
+        intermediate_size=made.mlp,
         max_position_embeddings=max(2048, length),
-        tie_word_embeddings=tied,
+        tie_word_embeddings=made.tied,
         attention_dropout=wanted.dropout,
     )
 
@@ -214,20 +199,3 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The layers that transformers says must not be split."""
     names = set(model._no_split_modules or ())
     return [module for module in model.modules() if type(module).__name__ in names]
-
-
-def _sizes(wanted: tables.Model) -> tuple[int, int, int, int, bool]:
-    """(depth, width, heads, MLP, tied): the preset's, where the recipe does not say otherwise."""
-    preset = PRESETS[wanted.preset] if wanted.preset else (0, 0, 0, 0, False)
-    sizes = []
-    given = (wanted.depth, wanted.width, wanted.heads)
-    for name, number, usual in zip(("depth", "width", "heads"), given, preset[:3], strict=True):
-        number = usual if number is None else number
-        if number < 1:
-            raise Invalid(f"model.{name} = {number}: give a positive number, or model.preset")
-        sizes.append(number)
-    depth, width, heads = sizes
-    mlp = (preset[3] or 4 * width) if wanted.mlp is None else wanted.mlp
-    if mlp < 1:
-        raise Invalid(f"model.mlp = {mlp}: must be positive")
-    return depth, width, heads, mlp, preset[4] if wanted.tied is None else wanted.tied

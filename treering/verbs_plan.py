@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -17,7 +18,9 @@ from treering.analysis.laws.form import Array, Form
 from treering.analysis.laws.holdout import Judged, choose, splits
 from treering.analysis.laws.points import SPARE
 from treering.config import Invalid
+from treering.report import law as law_figure
 from treering.schema import near
+from treering.verbs_pilots import free, recommend
 
 LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
 REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 21), np.linspace(0.1, 0.9, 33)]))
@@ -45,6 +48,9 @@ def fit(options: argparse.Namespace) -> int:
     if law.at_bounds:
         console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
     _held_out(judged, console)
+    if options.figure is not None:
+        law_figure.draw(laws, points, Path(options.figure), corpus)
+        print(options.figure)
     return 0
 
 
@@ -54,6 +60,10 @@ def ask(options: argparse.Namespace) -> int:
     table = pilots.table(options.pilots)
     if not 0 < options.budget < np.inf:
         raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e20")
+    if (options.recipe is None) != (options.out is None):
+        raise Invalid("--recipe and --out: give both, to write the recommended recipe, or neither")
+    if options.out is not None:
+        free(Path(options.out))
     corpus, tolerance = _kept(options.keep)
     before = options.before if options.before else pilots.before(options.pilots, corpus)
     if before is None:
@@ -76,6 +86,9 @@ def ask(options: argparse.Namespace) -> int:
         raise Invalid(f"--keep {options.keep}: no size and share hold {corpus} within {limit:.4f} "
                       f"nats at {options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
     _recommend(options, corpus, limit, answers, (new, old), console)
+    if options.recipe is not None:
+        size, share = answers[0].value, answers[1].value
+        recommend(options, size, options.budget / (6 * size), share)
     return 0
 
 

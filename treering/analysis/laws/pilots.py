@@ -3,14 +3,15 @@
 A CSV has the columns N, D (tokens trained, replayed ones too), replay (their share), a column of
 losses for each corpus, and may have run and seed. Of a run, D counts from where its last phase
 began; N is the header's count of parameters that multiply: the head's too, look-up tables not.
-Checkpoints count where the rate is the phase's highest, neither warm-up nor decay: those of a
-schedule that falls all along are no samples of D, but for the last.
+Annealed branches are its points, D with what each trained more. Of a run without any, checkpoints
+count where the rate is the phase's highest, neither warm-up nor decay: those of a schedule that
+falls all along are no samples of D, but for the last.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from treering.analysis.laws.points import columns
 from treering.analysis.matrix import header_of
 from treering.analysis.runs import gather
 from treering.config import Invalid
-from treering.records import Record
+from treering.records import ANNEALED, Record
 
 OWN = ("N", "D", "replay", "run", "seed")
 RISING = 0.3  # a correlation of loss with its own share that no noise explains
@@ -97,8 +98,7 @@ def _of_csv(path: Path) -> dict[str, Array]:
 
 
 def _of_run(run: Sequence[Record], number: int, seed: int) -> list[dict[str, float]]:
-    """A run's rows: one for each scored step of the last phase at its highest rate, and its end
-    where the rate falls all along."""
+    """A run's rows, of its last phase."""
     header = header_of(run)
     ends = [phase["end_step"] for phase in header["phases"]]
     begin = ends[-2] if len(ends) > 1 else 0
@@ -107,30 +107,58 @@ def _of_run(run: Sequence[Record], number: int, seed: int) -> list[dict[str, flo
     if size is None or not steps:
         return []
     before = steps.pop(begin)["tokens"] if begin in steps else 0
+    found = _annealed(run, steps) or _constant(run, steps, ends[-1])
+    replay = header["recipe"].get("replay", {}).get("share", 0.0)
+    return [
+        {"N": float(size), "D": float(tokens - before), "replay": float(replay),
+         "run": float(number), "seed": float(seed), **losses} for tokens, losses in found
+    ]  # fmt: skip
+
+
+def _annealed(
+    run: Sequence[Record], steps: Mapping[int, Record]
+) -> list[tuple[float, dict[str, float]]]:
+    """Tokens and losses of the annealed branches that left the run after one of the steps."""
+    found: dict[int, tuple[float, dict[str, float]]] = {}
+    for record in run:
+        ours = record.get("kind") == "branch_score" and record.get("branch") == ANNEALED
+        if ours and record["step"] in steps:
+            tokens = steps[record["step"]]["tokens"] + record["tokens_beyond"]
+            losses = found.setdefault(record["step"], (tokens, {}))[1]
+            losses[record["corpus"]] = _loss(record)
+    return list(found.values())
+
+
+def _constant(
+    run: Sequence[Record], steps: Mapping[int, Record], end: int
+) -> list[tuple[float, dict[str, float]]]:
+    """Tokens and losses where a scored step has the highest rate; of a rate that falls all along,
+    those of the end."""
     highest = max((r.get("rate") or 0.0 for r in steps.values()), default=0.0)
     scored: dict[int, dict[str, float]] = {}
     for record in run:
         if record.get("kind") == "score" and record["step"] in steps:
-            loss = record.get("loss")
-            scored.setdefault(record["step"], {})[record["corpus"]] = (
-                np.nan if loss is None else loss
-            )
+            scored.setdefault(record["step"], {})[record["corpus"]] = _loss(record)
     constant = [s for s in scored if (steps[s].get("rate") or 0.0) >= highest * (1 - 1e-9)]
-    kept = constant if len(constant) > 1 else [s for s in scored if s == ends[-1]]
-    replay = header["recipe"].get("replay", {}).get("share", 0.0)
-    return [
-        {"N": float(size), "D": float(steps[s]["tokens"] - before), "replay": float(replay),
-         "run": float(number), "seed": float(seed), **scored[s]} for s in kept
-    ]  # fmt: skip
+    kept = constant if len(constant) > 1 else [s for s in scored if s == end]
+    return [(steps[s]["tokens"], scored[s]) for s in kept]
+
+
+def _loss(record: Record) -> float:
+    loss = record.get("loss")
+    return float("nan") if loss is None else float(loss)
 
 
 def before(given: Sequence[str], corpus: str) -> float | None:
-    """A corpus's mean loss before the last phase of runs; None where a CSV does not tell."""
+    """A corpus's mean loss before the last phase of runs; None where a CSV does not tell, and where
+    points are of annealed weights but that loss is not."""
     if len(given) == 1 and Path(given[0]).is_file():
         return None
     found = []
     for arm in gather(given):
         for run in arm.runs.values():
+            if any(record.get("branch") == ANNEALED for record in run):
+                return None
             ends = [0, *(phase["end_step"] for phase in header_of(run)["phases"])]
             found += [r["loss"] for r in run if r.get("kind") == "score" and r["corpus"] == corpus
                       and r["step"] == ends[-2] and r.get("loss") is not None]  # fmt: skip
