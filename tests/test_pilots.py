@@ -6,6 +6,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import browser
 import pytest
 import tiny
 import tomli_w
@@ -177,3 +178,20 @@ def test_the_recommended_recipe_is_written_and_the_law_drawn(
         assert (tmp_path / name).read_bytes().startswith(head)
     assert main([*fit, str(tmp_path / "law.jpg")]) == 2
     assert "law.jpg: give a name that ends in .png or .svg" in capsys.readouterr().err
+
+
+def test_the_plan_is_a_page_whose_charts_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = written(tmp_path, lines()), tmp_path / "plan.html"
+    ask = ["plan", "ask", path, "--budget", "2e14", "--keep", "en=35%", "--before", "4.0"]
+    assert main([*ask, "--learn", "fr", "--resamples", "100", "--page", str(page)]) == 0
+    said, made = capsys.readouterr().out, browser.Tables(page.read_text())
+    (rows,), (held,) = made.of["plan"], made.of["held"]
+    assert [row[0] for row in rows[1:]] == ["N", "replay", "loss of en", "loss of fr"]
+    assert all(cell in said for row in rows[1:] for cell in row)
+    assert held[0][:2] == ["loss of", "twice the tokens"] and len(held) == 3
+    if browser.chromium() is None:
+        pytest.skip("no Chromium here")
+    shown = browser.show(page)
+    assert shown.charts == ["yes"] * 7 and shown.drawings == 7 and shown.console == []

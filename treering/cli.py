@@ -149,6 +149,7 @@ def _plan_verbs(known: Any) -> None:
     ask.add_argument("--learn", required=True, metavar="CORPUS", help="its loss is to be least")
     ask.add_argument("--before", type=float, metavar="NATS", help="loss of --keep's corpus before")
     ask.add_argument("--size", type=float, metavar="N", help="of the model, if it is given")
+    ask.add_argument("--page", metavar="FILE.html", help="laws, points, choices, in a browser")
     ask.add_argument("--recipe", help="what is planned; as recommended it is written to --out")
     ask.add_argument("--out", metavar="FILE.toml")
     ask.add_argument("--data", metavar="FOLDER", help="the recipe's files are relative to it")

@@ -11,19 +11,22 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from treering.analysis.laws import KINDS, pilots
-from treering.analysis.laws.answers import Answer, Budget, answer
+from treering.analysis.laws.answers import Budget, answer
 from treering.analysis.laws.bootstrap import Resampled, bootstrap
 from treering.analysis.laws.fitting import fit as fitted
 from treering.analysis.laws.form import Array, Form
-from treering.analysis.laws.holdout import Judged, choose, splits
+from treering.analysis.laws.holdout import Judged, Mask, choose, judge, splits
 from treering.analysis.laws.points import SPARE
+from treering.atomic import replacing
 from treering.config import Invalid
 from treering.report import law as law_figure
+from treering.report import planning
+from treering.report.planning import Planned
 from treering.schema import near
 from treering.verbs_pilots import free, recommend
 
 LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
-REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 21), np.linspace(0.1, 0.9, 33)]))
+REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 61), np.linspace(0.1, 0.9, 81)]))
 
 
 def fit(options: argparse.Namespace) -> int:
@@ -34,8 +37,7 @@ def fit(options: argparse.Namespace) -> int:
     points = pilots.losses(pilots.table(options.pilots), corpus, new=new)
     laws = _resampled(form, points, options.resamples)
     other = KINDS["dcpt-l1" if options.law != "dcpt-l1" else "dcpt-l5"]
-    most = max(len(form.names), len(other.names)) + SPARE
-    held = {name: mask for name, mask in splits(points).items() if (~mask).sum() >= most}
+    held = _splits(max(form, other, key=lambda each: len(each.names)), points)
     judged = choose([form, other], points, held) if held else [Judged(laws.fit, {})]
     console, law = Console(), laws.fit
     n, runs = len(points["loss"]), laws.runs
@@ -79,62 +81,46 @@ def ask(options: argparse.Namespace) -> int:
         if options.size
         else np.geomspace(known.min(), known.max() * 100, 61)
     )
-    budget = Budget(options.budget, sizes, REPLAYS)
-    answers = [answer(lambda a, b, i=i: budget.best(a, b, limit)[i], new, old) for i in range(3)]
-    console = Console()
+    choices = Budget(options.budget, sizes, REPLAYS)
+    answers = [answer(lambda a, b, i=i: choices.best(a, b, limit)[i], new, old) for i in range(3)]
     if np.isnan(answers[0].value):
         raise Invalid(f"--keep {options.keep}: no size and share hold {corpus} within {limit:.4f} "
                       f"nats at {options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
-    _recommend(options, corpus, limit, answers, (new, old), console)
+    size, replay, learned = answers
+    asked = {corpus: (form, old_points), options.learn: (form, new_points)} if options.page else {}
+    held = {name: judge(*pair, _splits(*pair)) for name, pair in asked.items()}
+    found = Planned(corpus, options.learn, limit, choices, size, replay, learned, old, new, held)
+    _show(found)
+    if options.page is not None:
+        with replacing(Path(options.page)) as beside:
+            beside.write_text(planning.page(found), encoding="utf-8")
+        print(options.page)
     if options.recipe is not None:
-        size, share = answers[0].value, answers[1].value
-        recommend(options, size, options.budget / (6 * size), share)
+        recommend(options, size.value, found.tokens, replay.value)
     return 0
 
 
-def _recommend(
-    options: argparse.Namespace,
-    corpus: str,
-    limit: float,
-    answers: list[Answer],
-    laws: tuple[Resampled, Resampled],
-    console: Console,
-) -> None:
+def _show(found: Planned) -> None:
     """The answer in words and as a table."""
-    size, replay, learned = answers
-    new, old = laws
-    tokens = options.budget / (6 * size.value)
-    at = {"N": [size.value], "D": [tokens]}
-    places = {
-        corpus: at | {"share": [replay.value]},
-        options.learn: at | {"share": [1 - replay.value]},
-    }
-    console.print(
-        f"Train N = {size.value:.3g} on {tokens:.3g} tokens with {replay.value:.1%} replay: "
-        f"{options.learn} at {learned.value:.4f} nats, {corpus} within {limit:.4f}."
-    )
-    table = RichTable("", "best", "95% interval")
-    table.add_row("N", f"{size.value:.3g}", f"{size.low:.3g} to {size.high:.3g}")
-    table.add_row("replay", f"{replay.value:.2%}", f"{replay.low:.2%} to {replay.high:.2%}")
-    for name, law in ((corpus, old), (options.learn, new)):
-        low, high = law.interval(places[name], measured=True)
-        best = law.fit.predict(places[name])[0]
-        table.add_row(f"loss of {name}", f"{best:.4f}", f"{low[0]:.4f} to {high[0]:.4f}")
+    console, table = Console(), RichTable("", "best", "95% interval")
+    for row in planning.rows(found):
+        table.add_row(*row)
+    console.print(planning.sentence(found))
     console.print(table)
-    if size.outside:
-        console.print(f"{size.outside:.0%} of resamples find no choice within the limit")
-    for name, law in ((corpus, old), (options.learn, new)):
-        for column, far in law.fit.beyond(places[name]).items():
-            how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
-            console.print(f"extrapolated: {column} is {how} beyond the pilots of {name}")
-    if not options.size and size.value in (size.low, size.high):
-        console.print("N has no interval beyond its grid; with --size one size is asked for")
+    for text in planning.warnings(found):
+        console.print(text)
 
 
 def _form(name: str) -> Form:
     if name not in LAWS:
         raise Invalid(f"--law {name}: no law of N, D and share{near(name, list(LAWS))}")
     return KINDS[name]
+
+
+def _splits(form: Form, points: Mapping[str, Array]) -> dict[str, Mask]:
+    """What may be held out so that enough is left to fit."""
+    least = len(form.names) + SPARE
+    return {name: mask for name, mask in splits(points).items() if (~mask).sum() >= least}
 
 
 def _kept(text: str) -> tuple[str, float]:

@@ -27,15 +27,15 @@ CHARTS_NOTE = (
 )
 
 
-def _section(name: str, title: str, *parts: str) -> str:
+def section(name: str, title: str, *parts: str) -> str:
     return f"<section id={name}><h2>{title}</h2>{''.join(parts)}</section>\n"
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     return f"<p class=note>{escape(text)}</p>"
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def tabular(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are HTML already."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = "".join(f"<tr>{''.join(_td(cell) for cell in row)}</tr>" for row in rows)
@@ -79,7 +79,7 @@ def verdict(arms: Sequence[Arm], views: Sequence[View], table: Comparison | None
         said_ = [against(n, table["baseline"], f["forgetting"], before) for n, f in each]
         items = "".join(f"<li>{escape(text)}</li>" for text in said_ if text)
     more = f"<ul class=against>{items}</ul>" if items else ""
-    return _section("verdict", "Verdict", f"<div class=verdict>{''.join(cards)}</div>", more)
+    return section("verdict", "Verdict", f"<div class=verdict>{''.join(cards)}</div>", more)
 
 
 def matrices(views: Sequence[View]) -> str:
@@ -94,9 +94,9 @@ def matrices(views: Sequence[View]) -> str:
                 for c, corpus in enumerate(shown.corpora)
             ]
             rows.append([escape(row.label), f"{row.step:,}", tokens, *cells])
-        parts.append(_table(_arm(i, shown), ["after", "step", "tokens", *shown.corpora], rows))
+        parts.append(tabular(_arm(i, shown), ["after", "step", "tokens", *shown.corpora], rows))
     grid = f"<div class=matrices>{''.join(parts)}</div>"
-    return _section("matrix", "Corpus by time", _note(MATRIX_NOTE), grid)
+    return section("matrix", "Corpus by time", note(MATRIX_NOTE), grid)
 
 
 def _cell(shown: View, row: int, column: int, *, learned: bool) -> str:
@@ -127,26 +127,26 @@ def tasks(arms: Sequence[Arm], views: Sequence[View]) -> str:
             cells = (seed, r["phase"], r["step"], r["task"], r["metric"], value + spread)
             rows.append([_arm(i, shown), *(escape(str(cell)) for cell in cells)])
     head = ("arm", "seed", "after", "step", "task", "metric", "score")
-    return _section("tasks", "Tasks", _table("", head, rows)) if rows else ""
+    return section("tasks", "Tasks", tabular("", head, rows)) if rows else ""
 
 
 def comparison(found: Comparison | None) -> str:
     if found is None:
         return ""
     parts = [
-        _table(escape(title), head, [[escape(cell) for cell in row] for row in rows])
+        tabular(escape(title), head, [[escape(cell) for cell in row] for row in rows])
         for title, head, rows in text_of.tables(found)
     ]
-    return _section("comparison", "Comparison", *parts, *map(_note, text_of.notes(found)))
+    return section("comparison", "Comparison", *parts, *map(note, text_of.notes(found)))
 
 
-def charts(drawn: Sequence[Chart]) -> str:
+def charts(drawn: Sequence[Chart], title: str = "Along the way", about: str = CHARTS_NOTE) -> str:
     figures = "".join(
         f'<figure><h3>{escape(chart.title)}</h3><div class=chart data-chart="{i}"></div></figure>'
         for i, chart in enumerate(drawn)
     )
     grid = f"<div class=charts>{figures}</div>"
-    return _section("charts", "Along the way", _note(CHARTS_NOTE), grid)
+    return section("charts", title, note(about), grid)
 
 
 def ledger(arms: Sequence[Arm], views: Sequence[View]) -> str:
@@ -162,7 +162,7 @@ def ledger(arms: Sequence[Arm], views: Sequence[View]) -> str:
         row += [_number(last.get("flops"), ".3g"), _number(last.get("seconds"), ",.0f")]
         rows.append([_arm(i, shown), *row, escape(device)])
     caption = "Of the first seed: what was trained, what it cost, on what machine"
-    return _section("ledger", "Ledger", _table(caption, head, rows))
+    return section("ledger", "Ledger", tabular(caption, head, rows))
 
 
 def _number(value: float | None, form: str = ",") -> str:
@@ -179,7 +179,7 @@ def recipes(views: Sequence[View]) -> str:
             f"<details><summary>{_arm(i, shown)}</summary><p class=note>{escape(versions)}; commit "
             f"{escape(commit)}</p><pre>{escape(text)}</pre></details>"
         )
-    return _section("recipe", "Recipes", f"<div class=recipes>{''.join(parts)}</div>")
+    return section("recipe", "Recipes", f"<div class=recipes>{''.join(parts)}</div>")
 
 
 def last_step(arm: Arm) -> Record:

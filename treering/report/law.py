@@ -35,7 +35,7 @@ def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) 
     shares = np.linspace(points["share"].min(), points["share"].max(), 101)
     for axes, size in zip(row[0], sizes, strict=False):
         own = points["N"] == size
-        for i, tokens in enumerate(_levels(points["D"][own])):
+        for i, tokens in enumerate(levels(points["D"][own])):
             colour = COLOURS[i % len(COLOURS)]
             at = {"N": np.full(101, size), "D": np.full(101, tokens), "share": shares}
             low, high = laws.interval(at)
@@ -55,8 +55,8 @@ def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) 
                   markersize=3, label=f"N = {size:.3g}")  # fmt: skip
     last.axhline(0, color="grey", linewidth=0.8)
     last.set_xscale("log")
-    levels = _levels(points["D"])
-    last.set_xticks(levels, [f"{tokens:.2g}" for tokens in levels])
+    ticks = levels(points["D"])
+    last.set_xticks(ticks, [f"{tokens:.2g}" for tokens in ticks])
     last.set_xticks([], minor=True)
     last.set_title("residuals, %", fontsize=8)
     last.set_xlabel("tokens", fontsize=8)
@@ -67,7 +67,7 @@ def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) 
     pyplot.close(figure)
 
 
-def _levels(tokens: Array, most: int = 5) -> list[float]:
+def levels(tokens: Array, most: int = 5) -> list[float]:
     """The numbers of tokens that points share, to 5%: of many those spread evenly."""
     found: list[float] = []
     for each in np.sort(tokens):

@@ -15,7 +15,7 @@ from typing import Any
 
 from treering.analysis.compare import Arm, compare, is_finished
 from treering.report import blocks
-from treering.report.charts import charts
+from treering.report.charts import Chart, charts
 from treering.report.comparison import Comparison
 from treering.report.series import view
 
@@ -35,6 +35,13 @@ def page(arms: Sequence[Arm], table: Comparison | None, *, refresh: int | None =
         blocks.ledger(arms, views),
         blocks.recipes(views),
     ]
+    return shell(", ".join(v.name for v in views), body, drawn, refresh=refresh)
+
+
+def shell(
+    title: str, body: Sequence[str], drawn: Sequence[Chart], *, refresh: int | None = None
+) -> str:
+    """A page of sections, with the charts that they have places for."""
     again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     return f"""<!doctype html>
 <html lang="en">
@@ -42,7 +49,7 @@ def page(arms: Sequence[Arm], table: Comparison | None, *, refresh: int | None =
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">{again}
 <link rel="icon" href="data:,">
-<title>{escape(", ".join(v.name for v in views))} - Treering</title>
+<title>{escape(title)} - Treering</title>
 <style>
 {_asset("page.css")}</style>
 </head>

@@ -1,0 +1,219 @@
+"""A plan in words, as a table, and as a page: laws with their points, and what could be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from math import log, log10
+
+import numpy as np
+
+from treering.analysis.laws.answers import FLOPS, Answer, Budget
+from treering.analysis.laws.bootstrap import Resampled
+from treering.analysis.laws.holdout import Judged
+from treering.report import blocks
+from treering.report.charts import COLOURS, Chart, Spec
+from treering.report.law import levels
+from treering.report.page import shell
+
+ABOUT = (
+    "Points: pilots. Lines: the laws, at numbers of tokens that pilots have; bands: 95% intervals "
+    "of the law. The front: of all sizes and replay shares for the budget those of which no other "
+    "both learns more and forgets less; the dashed line is the limit, the diamond what is chosen."
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was asked and answered: the corpora to keep (below `limit` nats) and to learn, all
+    `choices`, the best of them, and the two laws, with their errors on what was held out."""
+
+    keep: str
+    learn: str
+    limit: float
+    choices: Budget
+    size: Answer
+    replay: Answer
+    learned: Answer
+    old: Resampled
+    new: Resampled
+    held: Mapping[str, Judged]  # by corpus: errors on what was held out
+
+    @property
+    def tokens(self) -> float:
+        """Of training, replayed ones among them."""
+        return self.choices.flops / (FLOPS * self.size.value)
+
+    def laws(self) -> Iterator[tuple[str, Resampled, dict[str, list[float]]]]:
+        """Each corpus with its law and the chosen point."""
+        at = {"N": [self.size.value], "D": [self.tokens]}
+        yield self.keep, self.old, at | {"share": [self.replay.value]}
+        yield self.learn, self.new, at | {"share": [1 - self.replay.value]}
+
+
+def sentence(found: Planned) -> str:
+    return (
+        f"Train N = {found.size.value:.3g} on {found.tokens:.3g} tokens with "
+        f"{found.replay.value:.1%} replay: {found.learn} at {found.learned.value:.4f} nats, "
+        f"{found.keep} within {found.limit:.4f}."
+    )
+
+
+def rows(found: Planned) -> list[tuple[str, str, str]]:
+    """What, its best value, its 95% interval; of losses that of what a run would show."""
+    size, replay = found.size, found.replay
+    made = [
+        ("N", f"{size.value:.3g}", f"{size.low:.3g} to {size.high:.3g}"),
+        ("replay", f"{replay.value:.2%}", f"{replay.low:.2%} to {replay.high:.2%}"),
+    ]
+    for name, law, place in found.laws():
+        low, high = law.interval(place, measured=True)
+        best = law.fit.predict(place)[0]
+        made.append((f"loss of {name}", f"{best:.4f}", f"{low[0]:.4f} to {high[0]:.4f}"))
+    return made
+
+
+def warnings(found: Planned) -> list[str]:
+    """How far the answer is beyond what is known."""
+    said = []
+    if found.size.outside:
+        said.append(f"{found.size.outside:.0%} of resamples find no choice within the limit")
+    for name, law, place in found.laws():
+        for column, far in law.fit.beyond(place).items():
+            how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
+            said.append(f"extrapolated: {column} is {how} beyond the pilots of {name}")
+    if len(found.choices.sizes) > 1 and found.size.value in (found.size.low, found.size.high):
+        said.append("N has no interval beyond its grid; with --size one size is asked for")
+    return said
+
+
+def page(found: Planned) -> str:
+    """The plan as one HTML page that needs no network."""
+    drawn = [Chart("What could be chosen", _front(found))]
+    for name, law, _ in found.laws():
+        for size in np.unique(law.fit.points["N"]):
+            drawn.append(Chart(f"Loss of {name}, N = {size:,.0f}", _law(name, law, float(size))))
+    cells = [[escape(cell) for cell in row] for row in rows(found)]
+    notes = [blocks.note(text) for text in warnings(found)]
+    card = f'<article style="--colour: {COLOURS[0]}"><p>{escape(sentence(found))}</p></article>'
+    asked = f"Budget {found.choices.flops:.3g} FLOPs (6 N D); N counts parameters that multiply"
+    body = [
+        "<header><h1>What to train, and how much to replay</h1></header>",
+        blocks.section("verdict", "Recommended", f"<div class=verdict>{card}</div>", *notes),
+        blocks.section(
+            "plan", "With intervals", blocks.tabular(asked, ["", "best", "95% interval"], cells)
+        ),
+        _held_out(found),
+        blocks.charts(drawn, "Laws and choices", ABOUT),
+    ]
+    return shell(f"{found.learn} without losing {found.keep}", body, drawn)
+
+
+def _held_out(found: Planned) -> str:
+    """How far the laws were from points that they were not fitted to."""
+    names = list(dict.fromkeys(name for judged in found.held.values() for name in judged.held))
+    if not names:
+        return blocks.section("held", "Not judged", blocks.note(
+            "Nothing could be held out: more sizes, tokens or shares are needed to judge a law."
+        ))  # fmt: skip
+    cells = [
+        [escape(corpus), *(f"{judged.held[n]:.2%}" if n in judged.held else "-" for n in names)]
+        for corpus, judged in found.held.items()
+    ]
+    caption = "Root mean square of the error on points that the law was not fitted to"
+    return blocks.section("held", "Held out", blocks.tabular(caption, ["loss of", *names], cells))
+
+
+def _front(found: Planned) -> Spec:
+    """New loss over old loss of every choice that no other beats in both."""
+    size, replay, tokens = found.choices.table()
+    kept = found.old.fit.predict({"N": size, "D": tokens, "share": replay})
+    learned = found.new.fit.predict({"N": size, "D": tokens, "share": 1 - replay})
+    order = np.lexsort((learned, kept))
+    best = np.minimum.accumulate(learned[order])
+    first = np.concatenate([[True], best[1:] < best[:-1]])
+    values = [
+        {"x": float(kept[i]), "y": float(learned[i]), "N": f"{size[i]:.3g}",
+         "replay": f"{replay[i]:.2%}"} for i in order[first]
+    ]  # fmt: skip
+    chosen = [law.fit.predict(place)[0] for _, law, place in found.laws()]
+    point = {"x": float(chosen[0]), "y": float(chosen[1]), "N": f"{found.size.value:.3g}",
+             "replay": f"{found.replay.value:.2%}"}  # fmt: skip
+    x, y = _axis("x", f"loss of {found.keep}, nats/token"), _axis("y", f"loss of {found.learn}")
+    told = [{"field": name} for name in ("N", "replay", "x", "y")]
+    both = {"x": x, "y": y, "tooltip": told}
+    dashed = {"type": "rule", "strokeDash": [5, 4], "color": "currentColor", "opacity": 0.6}
+    line = {"type": "line", "color": COLOURS[0], "point": {"size": 16}}
+    diamond = {"type": "point", "shape": "diamond", "size": 120, "color": COLOURS[1]}
+    return _spec(
+        [
+            _layer(dashed, [{"x": found.limit}], {"x": x}),
+            _layer(line, values, both),
+            _layer(diamond | {"filled": True}, [point], both),
+        ]
+    )
+
+
+def _law(name: str, law: Resampled, size: float) -> Spec:
+    """Loss over the corpus's share at one size: points, and the law at their numbers of tokens."""
+    points = law.fit.points
+    own = points["N"] == size
+    shares = np.linspace(points["share"].min(), points["share"].max(), 41)
+    lines: list[Spec] = []
+    for tokens in levels(points["D"][own]):
+        at = {"N": np.full(41, size), "D": np.full(41, tokens), "share": shares}
+        low, high = law.interval(at)
+        each = zip(shares, law.fit.predict(at), low, high, strict=True)
+        lines += [{"tokens": _count(tokens), "x": float(s), "y": float(loss), "low": float(a),
+                   "high": float(b)} for s, loss, a, b in each]  # fmt: skip
+    known = levels(points["D"][own])
+    each_point = zip(points["share"][own], points["loss"][own], points["D"][own], strict=True)
+    measured = [
+        {"tokens": _count(_nearest(known, tokens)), "x": float(s), "y": float(loss)}
+        for s, loss, tokens in each_point
+    ]
+    legend = {"orient": "top", "symbolOpacity": 1, "symbolStrokeWidth": 0, "title": None,
+              "labelColor": "currentColor"}  # fmt: skip
+    colour = {"field": "tokens", "type": "nominal", "scale": {"range": list(COLOURS)},
+              "sort": None, "legend": legend}  # fmt: skip
+    x, y = _axis("x", f"share of {name}", ".0%"), _axis("y", "nats/token")
+    both = {"x": x, "y": y, "color": colour}
+    band = both | {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    dots = {"type": "point", "filled": True, "size": 22, "tooltip": True}
+    return _spec(
+        [
+            _layer({"type": "area", "opacity": 0.18}, lines, band),
+            _layer({"type": "line", "strokeWidth": 1.6}, lines, both),
+            _layer(dots, measured, both),
+        ]
+    )
+
+
+def _nearest(known: list[float], tokens: float) -> float:
+    return min(known, key=lambda each: abs(log(each / tokens)))
+
+
+def _count(tokens: float) -> str:
+    """Of tokens: 3.9M, 15M."""
+    power = max(0, int(log10(tokens)) // 3)
+    return f"{tokens / 1000**power:.2g}{' KMGTP'[power].strip()}"
+
+
+def _axis(field: str, title: str, form: str = "~r") -> Spec:
+    return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False},
+            "axis": {"format": form, "tickCount": 5}}  # fmt: skip
+
+
+def _layer(mark: Spec, values: list[Spec], encoding: Spec) -> Spec:
+    return {"mark": mark, "data": {"values": values}, "encoding": encoding}
+
+
+def _spec(layers: list[Spec]) -> Spec:
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": 230,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "layer": layers,
+    }
