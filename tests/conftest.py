@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 LENGTH, VOCABULARY = 8, 64
 settings.register_profile("thorough", max_examples=3000, deadline=None)
+# What nohup and a shell's "&" leave ignored would stay so in the processes that tests start.
+for number, heard in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, heard)
 
 
 @pytest.fixture(scope="module")

@@ -33,18 +33,12 @@ def wait_for_checkpoint(out: Path) -> None:
         time.sleep(0.001)
 
 
-def skip_if_ignored(number: signal.Signals) -> None:
-    if signal.getsignal(number) == signal.SIG_IGN:
-        pytest.skip("a hang-up is ignored under nohup, and so by every process that is begun here")
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_and_ends(
     forks: Forks, unbroken: Path, tmp_path: Path, number: signal.Signals, ranks: int
 ) -> None:
     """Of two ranks one alone hears it, and both end; for what Slurm tells one process."""
-    skip_if_ignored(number)
     out = tmp_path / "run"
     sitting = forks.start(out, ranks=ranks)
     wait_for_checkpoint(out)
@@ -118,7 +112,6 @@ def test_a_signal_while_the_base_is_scored_begins_anew(
 def test_a_signal_to_the_launcher_is_one_to_all_processes(
     forks: Forks, unbroken: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    skip_if_ignored(number)
     out = tmp_path / "run"
     command = [sys.executable, "-m", "treering", "run", str(forks.place / "recipe.toml")]
     command += ["--out", str(out), "--cache", str(forks.place / "cache"), "--devices", "2"]
