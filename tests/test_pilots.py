@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 import tiny
 import tomli_w
@@ -17,6 +18,8 @@ from test_laws_plan import lines, pilot, written
 from treering import config, model, piloting, study, tables
 from treering.analysis.laws.pilots import before, table
 from treering.cli import main
+from treering.report.law import levels, of_level
+from treering.report.planning import _count
 from treering.shapes import PRESETS, Shape, shape
 
 PLANNED = {"depth": 4, "width": 64, "heads": 4, "mlp": 172, "tied": True}
@@ -119,6 +122,10 @@ def test_a_model_that_is_read_and_a_file_that_is_there_are_refused(
     other.write_text(tomli_w.dumps(given))
     assert asked(other, tmp_path / "a.toml", "1e14") == 2
     assert "write a study with an arm for each checkpoint" in capsys.readouterr().err
+    given = tomllib.loads(planned.read_text()) | {"schedule": {"kind": "wsd"}}
+    other.write_text(tomli_w.dumps(given))
+    assert asked(other, tmp_path / "a.toml", "1e14") == 2
+    assert "schedule.peak: is missing" in capsys.readouterr().err
     (tmp_path / "a.toml").write_text("mine")
     assert asked(planned, tmp_path / "a.toml", "1e14") == 2
     assert "is there already" in capsys.readouterr().err
@@ -172,12 +179,37 @@ def test_the_recommended_recipe_is_written_and_the_law_drawn(
     assert main([*ask, "--recipe", str(planned), "--out", str(out)]) == 2
     assert main([*ask, "--out", str(tmp_path / "other.toml")]) == 2
     assert "give both" in capsys.readouterr().err
+    given = tomllib.loads(planned.read_text()) | {"model": {"from": "somewhere"}}
+    del given["tokenizer"]
+    read = planned.with_name("read.toml")
+    read.write_text(tomli_w.dumps(given))
+    at = ask.index("--size")
+    grid = [*ask[:at], *ask[at + 2 :], "--recipe", str(read), "--out", str(tmp_path / "b.toml")]
+    assert main(grid) == 2
+    assert "read.toml: its model is read from somewhere" in capsys.readouterr().err
     fit = ["plan", "fit", path, "--old", "en", "--resamples", "100", "--figure"]
     for name, head in (("law.png", b"\x89PNG"), ("law.svg", b"<?xml")):
         assert main([*fit, str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_bytes().startswith(head)
     assert main([*fit, str(tmp_path / "law.jpg")]) == 2
     assert "law.jpg: give a name that ends in .png or .svg" in capsys.readouterr().err
+
+
+def test_points_belong_to_the_line_of_their_tokens() -> None:
+    tokens = np.array([100.0, 109.0, 110.0, 112.0, 200.0])
+    assert levels(tokens) == [100.0, 112.0, 200.0]
+    assert [list(np.flatnonzero(of_level(tokens, level))) for level in levels(tokens)] == [
+        [0, 1, 2], [3], [4],
+    ]  # fmt: skip
+    assert levels(np.arange(1.0, 100.0)) == [1, 8, 20, 45, 93]  # five of 24, spread evenly
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [(512.0, "512"), (3.932e6, "3.93M"), (153.2e6, "153M"), (999_999.0, "1M"), (2e12, "2T")],
+)
+def test_tokens_are_counted_in_three_digits(tokens: float, words: str) -> None:
+    assert _count(tokens) == words
 
 
 def test_the_plan_is_a_page_whose_charts_are_drawn(

@@ -58,6 +58,8 @@ def pilots(
             f"model.from = {recipe.model.from_!r}: pilots are of several sizes, made fresh; plan "
             "with a preset, or write a study with an arm for each checkpoint of the family"
         )
+    if "peak" not in recipe.schedule:
+        raise Invalid("schedule.peak: is missing; pilots train at that rate")
     if len(set(shares)) < 3 or not all(0 <= share < 1 for share in shares):
         raise Invalid(f"--shares {shares}: give three or more, from 0 to below 1")
     planned = shape(recipe.model)
@@ -122,7 +124,7 @@ def study(found: Pilots, recipe: Recipe, base: Path, out: Path) -> str:
     ]
     kept = recipe.model
     model: Table = {"kind": kept.kind, "attention": kept.attention, "dropout": kept.dropout}
-    peak, warmup = recipe.schedule.get("peak"), recipe.schedule.get("warmup", 0.01)
+    peak, warmup = recipe.schedule["peak"], recipe.schedule.get("warmup", 0.01)
     table: Table = {
         "base": os.path.relpath(base.absolute(), out.absolute().parent),
         "grid": {"replay": {"share": list(found.shares)}, "seed": list(range(found.seeds))},

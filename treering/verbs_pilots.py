@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table as RichTable
 
 from treering import config, piloting
 from treering.atomic import replacing
-from treering.config import Invalid, Recipe
+from treering.config import Invalid, Recipe, Table
 from treering.piloting import Pilots
 
 
@@ -30,14 +31,34 @@ def pilots(options: argparse.Namespace) -> int:
     return 0
 
 
-def recommend(options: argparse.Namespace, size: float, tokens: float, replay: float) -> None:
-    """Writes the recipe `--recipe` with that size, length and share to `--out`."""
+@dataclass(frozen=True)
+class Template:
+    """The recipe that `treering plan ask` changes: as it is written, resolved, and its ids."""
+
+    table: Table
+    recipe: Recipe
+    vocabulary: int
+
+
+def template(options: argparse.Namespace) -> Template:
+    """`--recipe`, before anything is computed. Raises Invalid for one that cannot follow what is
+    recommended, and where there is something at `--out` already."""
+    free(Path(options.out))
     recipe = config.load(options.recipe, data=options.data)
-    table = config.toml(Path(options.recipe))
-    text = piloting.recommended(table, recipe, vocabulary(recipe), size, tokens, replay)
-    with replacing(Path(options.out)) as beside:
+    if recipe.model.from_ is not None and not options.size:
+        raise Invalid(
+            f"--recipe {options.recipe}: its model is read from {recipe.model.from_}, so its size "
+            "is given; say it, by --size N"
+        )
+    return Template(config.toml(Path(options.recipe)), recipe, vocabulary(recipe))
+
+
+def recommend(begin: Template, out: Path, size: float, tokens: float, replay: float) -> None:
+    """Writes a recipe with that size, length and share to `out`."""
+    text = piloting.recommended(begin.table, begin.recipe, begin.vocabulary, size, tokens, replay)
+    with replacing(out) as beside:
         beside.write_text(text, encoding="utf-8")
-    print(f"{options.out}: treering run {options.out} --out RUN")
+    print(f"{out}: treering run {out} --out RUN")
 
 
 def free(out: Path) -> None:

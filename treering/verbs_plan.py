@@ -23,7 +23,7 @@ from treering.report import law as law_figure
 from treering.report import planning
 from treering.report.planning import Planned
 from treering.schema import near
-from treering.verbs_pilots import free, recommend
+from treering.verbs_pilots import recommend, template
 
 LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
 REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 61), np.linspace(0.1, 0.9, 81)]))
@@ -32,6 +32,9 @@ REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 61), np.linspa
 def fit(options: argparse.Namespace) -> int:
     """Fits the law, prints it, its errors on what was held out beside a competitor's, and where
     it is at a bound."""
+    figure = None if options.figure is None else Path(options.figure)
+    if figure is not None:
+        law_figure.form_of(figure)
     form, new = _form(options.law), options.new is not None
     corpus = options.new if new else options.old
     points = pilots.losses(pilots.table(options.pilots), corpus, new=new)
@@ -50,9 +53,9 @@ def fit(options: argparse.Namespace) -> int:
     if law.at_bounds:
         console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
     _held_out(judged, console)
-    if options.figure is not None:
-        law_figure.draw(laws, points, Path(options.figure), corpus)
-        print(options.figure)
+    if figure is not None:
+        law_figure.draw(laws, points, figure, corpus)
+        print(figure)
     return 0
 
 
@@ -64,8 +67,7 @@ def ask(options: argparse.Namespace) -> int:
         raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e20")
     if (options.recipe is None) != (options.out is None):
         raise Invalid("--recipe and --out: give both, to write the recommended recipe, or neither")
-    if options.out is not None:
-        free(Path(options.out))
+    begin = None if options.recipe is None else template(options)
     corpus, tolerance = _kept(options.keep)
     before = options.before if options.before else pilots.before(options.pilots, corpus)
     if before is None:
@@ -95,8 +97,8 @@ def ask(options: argparse.Namespace) -> int:
         with replacing(Path(options.page)) as beside:
             beside.write_text(planning.page(found), encoding="utf-8")
         print(options.page)
-    if options.recipe is not None:
-        recommend(options, size.value, found.tokens, replay.value)
+    if begin is not None:
+        recommend(begin, Path(options.out), size.value, found.tokens, replay.value)
     return 0
 
 

@@ -87,12 +87,17 @@ def _spec(views: Sequence[View], layers: list[Spec]) -> Spec:
     for layer in layers:
         if layer["mark"]["type"] in ("line", "area"):
             layer["encoding"]["color"] = _colour(views)
+    return frame([layer for layer in layers if layer["data"]["values"] or layer is layers[-1]])
+
+
+def frame(layers: list[Spec], height: int = 210) -> Spec:
+    """Layers as a specification as wide as its place on the page; `height` in pixels."""
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
-        "height": 210,
+        "height": height,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "layer": [layer for layer in layers if layer["data"]["values"] or layer is layers[-1]],
+        "layer": layers,
     }
 
 

@@ -9,19 +9,26 @@ import numpy as np
 
 from treering.analysis.laws.bootstrap import Resampled
 from treering.analysis.laws.form import Array
+from treering.analysis.laws.holdout import Mask
 from treering.config import Invalid
 from treering.report.charts import COLOURS
 
 FORMS = ("png", "svg")
+SPREAD = 1.1  # numbers of tokens so near are one level
+
+
+def form_of(path: Path) -> str:
+    """ "png" or "svg". Raises Invalid for a file that is no picture."""
+    form = path.suffix.removeprefix(".")
+    if form not in FORMS:
+        raise Invalid(f"--figure {path}: give a name that ends in .png or .svg")
+    return form
 
 
 def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) -> None:
     """A panel for each size: loss by the corpus's share, a line and a 95% band for each number of
-    tokens that was sampled often; and one of residuals by tokens. Raises Invalid for a file that is
-    no picture."""
-    form = path.suffix.removeprefix(".")
-    if form not in FORMS:
-        raise Invalid(f"--figure {path}: give a name that ends in .png or .svg")
+    tokens that was sampled often; and one of residuals by tokens. Raises Invalid as `form_of`."""
+    form = form_of(path)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -41,8 +48,8 @@ def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) 
             low, high = laws.interval(at)
             axes.plot(shares, laws.fit.predict(at), color=colour, label=f"{tokens:.3g} tokens")
             axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
-            near = own & (np.abs(np.log(points["D"] / tokens)) < 0.05)
-            axes.plot(points["share"][near], points["loss"][near], "o", color=colour, markersize=3)
+            here = own & of_level(points["D"], tokens)
+            axes.plot(points["share"][here], points["loss"][here], "o", color=colour, markersize=3)
         axes.set_title(f"N = {size:,.0f}", fontsize=8)
         axes.set_xlabel(f"share of {corpus}", fontsize=8)
         axes.legend(fontsize=6, frameon=False)
@@ -68,10 +75,16 @@ def draw(laws: Resampled, points: Mapping[str, Array], path: Path, corpus: str) 
 
 
 def levels(tokens: Array, most: int = 5) -> list[float]:
-    """The numbers of tokens that points share, to 5%: of many those spread evenly."""
+    """The numbers of tokens that points have, each the least of those 10% above it: of many
+    `most`, spread evenly."""
     found: list[float] = []
     for each in np.sort(tokens):
-        if not found or each > found[-1] * 1.1:
+        if not found or each > found[-1] * SPREAD:
             found.append(float(each))
     places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
     return [found[place] for place in places]
+
+
+def of_level(tokens: Array, level: float) -> Mask:
+    """Which of `tokens` belong to the level that begins at `level`, as booleans."""
+    return (tokens >= level) & (tokens <= level * SPREAD)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from math import log, log10
 
 import numpy as np
 
@@ -13,14 +12,15 @@ from treering.analysis.laws.answers import FLOPS, Answer, Budget
 from treering.analysis.laws.bootstrap import Resampled
 from treering.analysis.laws.holdout import Judged
 from treering.report import blocks
-from treering.report.charts import COLOURS, Chart, Spec
-from treering.report.law import levels
+from treering.report.charts import COLOURS, Chart, Spec, frame
+from treering.report.law import levels, of_level
 from treering.report.page import shell
 
 ABOUT = (
-    "Points: pilots. Lines: the laws, at numbers of tokens that pilots have; bands: 95% intervals "
-    "of the law. The front: of all sizes and replay shares for the budget those of which no other "
-    "both learns more and forgets less; the dashed line is the limit, the diamond what is chosen."
+    "Points: pilots. Lines: the laws, at numbers of tokens that pilots have (of many five); bands: "
+    "95% intervals of the law. The front: of all sizes and replay shares for the budget those of "
+    "which no other both learns more and forgets less; the dashed line is the limit, the diamond "
+    "what is chosen."
 )
 
 
@@ -146,12 +146,13 @@ def _front(found: Planned) -> Spec:
     dashed = {"type": "rule", "strokeDash": [5, 4], "color": "currentColor", "opacity": 0.6}
     line = {"type": "line", "color": COLOURS[0], "point": {"size": 16}}
     diamond = {"type": "point", "shape": "diamond", "size": 120, "color": COLOURS[1]}
-    return _spec(
+    return frame(
         [
             _layer(dashed, [{"x": found.limit}], {"x": x}),
             _layer(line, values, both),
             _layer(diamond | {"filled": True}, [point], both),
-        ]
+        ],
+        height=230,
     )
 
 
@@ -161,18 +162,16 @@ def _law(name: str, law: Resampled, size: float) -> Spec:
     own = points["N"] == size
     shares = np.linspace(points["share"].min(), points["share"].max(), 41)
     lines: list[Spec] = []
+    measured: list[Spec] = []
     for tokens in levels(points["D"][own]):
         at = {"N": np.full(41, size), "D": np.full(41, tokens), "share": shares}
         low, high = law.interval(at)
         each = zip(shares, law.fit.predict(at), low, high, strict=True)
         lines += [{"tokens": _count(tokens), "x": float(s), "y": float(loss), "low": float(a),
                    "high": float(b)} for s, loss, a, b in each]  # fmt: skip
-    known = levels(points["D"][own])
-    each_point = zip(points["share"][own], points["loss"][own], points["D"][own], strict=True)
-    measured = [
-        {"tokens": _count(_nearest(known, tokens)), "x": float(s), "y": float(loss)}
-        for s, loss, tokens in each_point
-    ]
+        here = own & of_level(points["D"], tokens)
+        dotted = zip(points["share"][here], points["loss"][here], strict=True)
+        measured += [{"tokens": _count(tokens), "x": float(s), "y": float(y)} for s, y in dotted]
     legend = {"orient": "top", "symbolOpacity": 1, "symbolStrokeWidth": 0, "title": None,
               "labelColor": "currentColor"}  # fmt: skip
     colour = {"field": "tokens", "type": "nominal", "scale": {"range": list(COLOURS)},
@@ -181,23 +180,22 @@ def _law(name: str, law: Resampled, size: float) -> Spec:
     both = {"x": x, "y": y, "color": colour}
     band = both | {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
     dots = {"type": "point", "filled": True, "size": 22, "tooltip": True}
-    return _spec(
+    return frame(
         [
             _layer({"type": "area", "opacity": 0.18}, lines, band),
             _layer({"type": "line", "strokeWidth": 1.6}, lines, both),
             _layer(dots, measured, both),
-        ]
+        ],
+        height=230,
     )
 
 
-def _nearest(known: list[float], tokens: float) -> float:
-    return min(known, key=lambda each: abs(log(each / tokens)))
-
-
 def _count(tokens: float) -> str:
-    """Of tokens: 3.9M, 15M."""
-    power = max(0, int(log10(tokens)) // 3)
-    return f"{tokens / 1000**power:.2g}{' KMGTP'[power].strip()}"
+    """Of tokens: 3.93M, 153M."""
+    value, power = float(f"{tokens:.3g}"), 0  # rounded first: 999,999 is 1M, not 1000K
+    while value >= 1000 and power < 5:
+        value, power = value / 1000, power + 1
+    return f"{value:g}{' KMGTP'[power].strip()}"
 
 
 def _axis(field: str, title: str, form: str = "~r") -> Spec:
@@ -207,13 +205,3 @@ def _axis(field: str, title: str, form: str = "~r") -> Spec:
 
 def _layer(mark: Spec, values: list[Spec], encoding: Spec) -> Spec:
     return {"mark": mark, "data": {"values": values}, "encoding": encoding}
-
-
-def _spec(layers: list[Spec]) -> Spec:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "width": "container",
-        "height": 230,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "layer": layers,
-    }
