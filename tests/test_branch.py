@@ -189,6 +189,15 @@ def test_branches_within_a_phase_are_those_of_shorter_phases(
         tiny.run(recipe, tmp_path / "no", CONSTANT, WITHIN.replace("0.3", "1.5"))
 
 
+def test_a_run_begun_before_branches_within_a_phase_keeps_its_branches(
+    annealed: Path, tmp_path: Path
+) -> None:
+    """Its first record, and so its branches' own, knows no `at`."""
+    for folder in (annealed, *(annealed / "annealed").iterdir()):
+        header = next(r for r in records.read(folder) if r["kind"] == "header")
+        assert "at" not in header["identity"].get("anneal", {})
+
+
 def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path: Path) -> None:
     tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES, "anneal.phases=['second']")
     assert [path.name for path in (tmp_path / "run/annealed").iterdir()] == ["second"]

@@ -29,6 +29,8 @@ def identity(recipe: Recipe, mark: str, digests: dict[str, dict[str, str]]) -> T
     teacher["from"] = pretrained.fingerprint(teacher["from"]) or teacher["from"]
     if not recipe.objective.der.weight:
         del table["objective"]["der"]
+    if not recipe.anneal.at:
+        del table["anneal"]["at"]
     if not recipe.optimizer.groups:
         del table["optimizer"]["groups"]
     for name in LATER:  # so that a run begun before there was such a table goes on
