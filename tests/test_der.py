@@ -13,7 +13,7 @@ import tiny
 import torch
 from test_objectives import POSITIONS, VOCABULARY, Largest, given
 
-from treering import model, tables
+from treering import cli, model, tables
 from treering.batch import Batch, Recorded
 from treering.config import Invalid
 from treering.forward import forward
@@ -263,10 +263,13 @@ def test_a_killed_run_holds_to_the_same(forks: tiny.Forks, held: Path, tmp_path:
     assert tiny.files(out / "predictions") == tiny.files(held / "predictions")
 
 
-def test_reptile_goes_around_it(place: Path, tmp_path: Path) -> None:
-    reptile = "update={kind='reptile', every=4, rate=0.5}"
-    summary = tiny.run(place / "recipe.toml", tmp_path / "run", *DER, reptile)
-    assert summary
+def test_reptile_at_rate_1_goes_around_it_as_plain_steps_do(place: Path, tmp_path: Path) -> None:
+    reptile = "update={kind='reptile', every=4, rate=1.0}"
+    for name, update in (("plain", "update={kind='descent'}"), ("reptile", reptile)):
+        tiny.run(place / "recipe.toml", tmp_path / name, *DER, update)
+    tiny.assert_same_run(tmp_path / "reptile", tmp_path / "plain")
+    one, other = (tiny.files(tmp_path / name / "predictions") for name in ("plain", "reptile"))
+    assert one == other and len(one) == 6  # two of each corpus
 
 
 @pytest.mark.parametrize(
@@ -291,3 +294,18 @@ def test_what_does_not_go_with_it_is_refused(
 def test_two_ranks_are_refused(forks: tiny.Forks, tmp_path: Path) -> None:
     code, log = forks.run(tmp_path / "two", *(f"--set={one}" for one in DER), ranks=2)
     assert code and "recorded by one process" in log
+
+
+def test_a_dry_run_tells_of_two_ranks_and_of_the_disk(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--set={one}" for one in DER]
+    dry = ["run", str(place / "recipe.toml"), "--cache", str(tmp_path), "--dry-run", *given]
+    assert cli.main([*dry, "--devices", "2"]) == 2
+    assert "recorded by one process" in capsys.readouterr().err
+    assert cli.main(dry) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [fresh] = {sum(int(line.replace("│", " ").split()[2].replace(",", "")) for line in lines
+                   if line.replace("│", " ").split()[:1] in (["first"], ["second"]))}  # fmt: skip
+    [disk] = [line for line in lines if line.startswith("disk")]
+    assert f"{fresh * 4 * (2 + 2) / 2**20:,.2f} MiB at most of recorded predictions" in disk

@@ -100,7 +100,7 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     begun = start(recipe, given, spread=mesh.grid is not None and surgery.by_rows(recipe))
     taught_by = teacher(recipe, begun, given.identity["tokenizer"])
     begun = adapter.adapted(recipe, begun)
-    check_der(recipe.objective.der, model.size(begun), mesh)
+    check_der(recipe.objective.der, model.size(begun), mesh.world)
     per_token = model.cost(begun, recipe.length)
     call = forward(recipe, begun, tokenizer.end_of_text(given.tokenizer), mesh, taught_by)
     learner = Learner(
@@ -121,9 +121,9 @@ def parts(recipe: Recipe, given: Data, mesh: Mesh) -> Parts:
     )
 
 
-def check_der(wanted: tables.DER, vocabulary: int, mesh: Mesh) -> None:
-    """Raises Invalid where the predictions of a run cannot be recorded."""
-    if wanted.weight and mesh.world > 1:
+def check_der(wanted: tables.DER, vocabulary: int, world: int) -> None:
+    """Raises Invalid where `world` processes cannot record the predictions of a run."""
+    if wanted.weight and world > 1:
         raise Invalid(
             f"objective.der.weight = {wanted.weight}: predictions are recorded by one process; "
             "train on one, or keep what was known by objective.teacher"

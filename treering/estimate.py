@@ -29,7 +29,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     """
     console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
-    tokens = _plan(recipe, data, console)
+    tokens, fresh = _plan(recipe, data, console)
     world = recipe.mesh.replicate * (recipe.mesh.shard or 1) if devices is None else devices
     found = footprint(recipe, data, world)
     console.print(f"parameters  {found.parameters:,}")
@@ -40,6 +40,8 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, evaluations apart")
     for line in _memory(found, world):
         console.print(line, highlight=False, soft_wrap=True)
+    if der := found.recorded * fresh:
+        console.print(f"disk        {_size(der)} at most of recorded predictions")
     there = device()
     if world > 1:
         console.print(f"time        not tried: {world} processes are asked for, this is one")
@@ -86,21 +88,21 @@ def _trial(recipe: Recipe, data: build.Data, mesh: Mesh) -> tuple[float, int]:
     return min(timed) * (sum(data.steps) + branch.steps(recipe)) / 60, len(timed)
 
 
-def _plan(recipe: Recipe, data: build.Data, console: Console) -> int:
-    """Walk the plan without reading a token; print its phases and return all trained tokens."""
+def _plan(recipe: Recipe, data: build.Data, console: Console) -> tuple[int, int]:
+    """Walk the plan without reading a token; print its phases and return all trained tokens, and
+    how many rows were fresh."""
     table = Table("phase", "steps", "fresh tokens", "replayed tokens", "share")
-    state, trained = data.planner.start(), 0
+    state, trained, first = data.planner.start(), 0, 0
     for phase, steps in zip(recipe.phases, data.steps, strict=True):
         rows = replayed = 0
         for _ in range(steps):
             plan = data.planner.plan(state, data.steps)
             rows, replayed = rows + len(plan.refs), replayed + int(plan.replayed.sum())
             state = plan.after
-        fresh = (rows - replayed) * recipe.length
-        share = f"{replayed / rows:.2%}"
+        fresh, share = (rows - replayed) * recipe.length, f"{replayed / rows:.2%}"
         table.add_row(
             phase.name, f"{steps:,}", f"{fresh:,}", f"{replayed * recipe.length:,}", share
         )
-        trained += rows * recipe.length
+        trained, first = trained + rows * recipe.length, first + rows - replayed
     console.print(table)
-    return trained
+    return trained, first

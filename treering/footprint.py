@@ -27,6 +27,7 @@ from treering.forward import Forward, name, precision, recompute
 from treering.learner import Learner
 from treering.mesh import Mesh, device, fit
 from treering.objective import objective
+from treering.predictions import slot
 from treering.spread import materialize
 
 FP32 = 4  # bytes
@@ -40,7 +41,8 @@ class Footprint:
     `held` from step to step by kind: weights, gradients (while a step lasts), the optimizer's and
     the update's tensors, each spread over the ranks. `gathered`: whole weights of the blocks at
     work, and their gradient before it is spread. `activations`: what a step holds beyond that at
-    its height. `staged`: a checkpoint's copy in the host's memory while it is written.
+    its height. `staged`: a checkpoint's copy in the host's memory while it is written. `recorded`:
+    a sample's first prediction on the disk (DER).
     """
 
     parameters: int
@@ -50,6 +52,7 @@ class Footprint:
     gathered: int
     activations: int
     staged: int
+    recorded: int
 
     @property
     def peak(self) -> int:
@@ -60,13 +63,14 @@ class Footprint:
 def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
     """What the recipe takes on each of `world` ranks, uncompiled: a compiled run takes less for
     activations. The model's loss is taken to be one of chunks of logits. Raises Invalid where the
-    mesh does not fit."""
+    mesh does not fit, or predictions cannot be recorded."""
     _, shard = fit(recipe.mesh, world)
     rows = -(-recipe.rows // world) if recipe.batch.micro is None else recipe.micro_rows
     dtype = precision(recipe.compute.precision, device())
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake if recipe.model.from_ is None else nullcontext():
         begun = build.start(recipe, given, spread=True)
+    build.check_der(recipe.objective.der, model.size(begun), world)
     if recipe.adapter:
         _left_out(adapter.adapted(recipe, begun))
     with fake:
@@ -96,6 +100,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         gathered=gathered(*largest, width, activations) if shard > 1 else 0,
         activations=activations,
         staged=sum(held.values()),
+        recorded=_recorded(recipe, model.size(begun)),
     )
 
 
@@ -113,6 +118,12 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     if recipe.objective.teacher.weight:  # taken to be as large as the model
         kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in learner.params]
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+
+
+def _recorded(recipe: Recipe, vocabulary: int) -> int:
+    """Bytes of what is recorded of a sample."""
+    wanted = recipe.objective.der
+    return slot(recipe.length, wanted.top, vocabulary) if wanted.weight else 0
 
 
 def _left_out(begun: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,8 @@ class Predictions:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._shape = folder, (length, top)
-        self._ids = np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
-        self._slot = length * top * (self._ids.itemsize + 2)
+        self._ids = _ids(vocabulary)
+        self._slot = slot(length, top, vocabulary)
         flags = os.O_RDWR | os.O_CREAT
         self._steps: list[NDArray[np.int64]] = []  # nothing is known until `back`
         self._files: list[tuple[int, int]] = []
@@ -110,6 +111,15 @@ class Predictions:
         for file in (file for both in self._files for file in both):
             os.close(file)
         self._files = []
+
+
+def slot(length: int, top: int, vocabulary: int) -> int:
+    """Bytes of what is recorded of a sample."""
+    return length * top * (_ids(vocabulary).itemsize + 2)
+
+
+def _ids(vocabulary: int) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if vocabulary <= 2**16 else np.int32)
 
 
 def predictions(
