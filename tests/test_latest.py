@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,16 +139,22 @@ def test_averages_are_scored_resumed_and_exported_beside_the_raw_weights(
         found[name] = load_file(tmp_path / name / "model.safetensors")
         assert found[name].keys() == raw.keys()
         assert not torch.equal(found[name]["model.norm.weight"], raw["model.norm.weight"])
-    # What was exported is what was scored.
+    # What was exported is what was scored, and so is what the run keeps.
+    asked = ["--cache", str(place / "cache"), "--json"]
+    recipe = ["--recipe", str(place / "recipe.toml"), "--set", "evaluate.tokens=128"]
     for name in names:
-        shown = tmp_path / name
-        asked = ["--recipe", str(place / "recipe.toml"), "--cache", str(place / "cache")]
-        sets = ["--set", "evaluate.tokens=128"]
-        capsys.readouterr()
-        assert cli.main(["evaluate", str(shown), *asked, *sets, "--json"]) == 0
-        told = capsys.readouterr().out
-        last = [r for r in branched if (r["step"], r["branch"]) == (50, name)]
-        assert len(last) == 3 and all(str(r["loss"])[:8] in told for r in last)
+        last = {r["corpus"]: r for r in branched if (r["step"], r["branch"]) == (50, name)}
+        for given in ([str(tmp_path / name), *recipe], [str(out), "--branch", name]):
+            capsys.readouterr()
+            assert cli.main(["evaluate", *given, *asked]) == 0
+            told = json.loads(capsys.readouterr().out)
+            assert list(told) == list(last) == ["en", "fr", "de"]
+            for corpus, score in told.items():
+                assert score["loss"] == pytest.approx(last[corpus]["loss"], rel=1e-6)
+    refused = ["evaluate", str(out), "--branch", "sma 4", *asked]
+    assert cli.main(refused) == 2 and "the run's branches are" in capsys.readouterr().err
+    refused = ["evaluate", str(tmp_path / name), "--branch", name, *recipe, *asked]
+    assert cli.main(refused) == 2 and "is no run folder" in capsys.readouterr().err
     assert export("sma 4") == 2
     said = capsys.readouterr().err
     assert "--branch 'sma 4': the run's branches are sma 3, ema_recursive 3, average 0.8" in said

@@ -83,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     export = known.add_parser("export", help="a folder for AutoModelForCausalLM.from_pretrained")
     export.add_argument("run")
     export.add_argument("--out", required=True, metavar="FOLDER")
-    export.add_argument(
-        "--branch", metavar="NAME", help="weights beside the trained ones, averages"
-    )
     export.set_defaults(verb=verbs.export)
 
     _plan_verbs(known)
     _workshop_verbs(known)
+    for verb in (evaluate, export):
+        beside = "weights beside the trained ones, averages"
+        verb.add_argument("--branch", metavar="NAME", help=beside)
     for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser

@@ -54,14 +54,15 @@ def recipe_of(
     return config.load(own, sets=sets) if sets else None
 
 
-def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
+def scores(
+    source: str, recipe: Recipe | None, cache: Path, branch: str | None = None
+) -> dict[str, Score]:
     """Held-out loss of every corpus of the recipe, for a run, a model folder or a hub id.
 
     The same windows, precision and code as in a run, so a run's row 0 is met to the digit. Without
-    a recipe a run's own is taken.
+    a recipe a run's own is taken. `branch`: as `export` has it.
     """
-    folder = Path(source)
-    is_run = (folder / "records.jsonl").exists()
+    folder, is_run = _source(source, branch)
     if recipe is None:
         if not is_run:
             raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
@@ -69,20 +70,22 @@ def scores(source: str, recipe: Recipe | None, cache: Path) -> dict[str, Score]:
     if not is_run:
         recipe = surgery.without(recipe, source)
     data = build.data(recipe, cache, folder if is_run else None)
-    found = _of_run(folder, recipe, data)[0] if is_run else build.start(recipe, data)
+    found = _of_run(folder, recipe, data, branch)[0] if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
         forward = rooted(recipe, found, end, mesh)
         return {text.corpus: score(forward, text) for text in build.held_outs(recipe, data)}
 
 
-def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -> list[TaskScore]:
+def task_scores(
+    source: str, recipe: Recipe | None, given: Table, cache: Path, branch: str | None = None
+) -> list[TaskScore]:
     """Downstream tasks of a run, a model folder or a hub id, as a run's own records have them.
 
-    given: keys of `[evaluate]`, before those of the recipe, or of the run's own.
+    given: keys of `[evaluate]`, before those of the recipe, or of the run's own. `branch`: as
+    `export` has it.
     """
-    folder = Path(source)
-    is_run = (folder / "records.jsonl").exists()
+    folder, is_run = _source(source, branch)
     if recipe is None and is_run:
         recipe = config.load(folder / "recipe.toml")
     wanted = dataclasses.replace(recipe.evaluate if recipe else Evaluate(), **given)
@@ -90,7 +93,7 @@ def task_scores(source: str, recipe: Recipe | None, given: Table, cache: Path) -
     if is_run:
         assert recipe is not None
         data = build.data(recipe, cache, folder)
-        found, words = _of_run(folder, recipe, data)[0], data.tokenizer
+        found, words = _of_run(folder, recipe, data, branch)[0], data.tokenizer
     else:
         remote_code = recipe is not None and recipe.model.remote_code
         found = pretrained.load(source, remote_code=remote_code)
@@ -110,9 +113,7 @@ def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
     check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)
-    found, step = (
-        _of_branch(folder, recipe, data, branch) if branch else _of_run(folder, recipe, data)
-    )
+    found, step = _of_run(folder, recipe, data, branch)
     text = card(recipe, forgetting.summary(read(folder), branch), branch)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.export(found, data.tokenizer, out, card=text)
@@ -136,8 +137,21 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
     return summary
 
 
-def _of_run(folder: Path, recipe: Recipe, data: build.Data) -> tuple[PreTrainedModel, int]:
-    """A run's model with the weights of its newest sound checkpoint, and their step."""
+def _source(source: str, branch: str | None) -> tuple[Path, bool]:
+    """The folder, and whether it is a run's. Raises Invalid for a branch of what is none."""
+    is_run = (Path(source) / "records.jsonl").exists()
+    if branch is not None and not is_run:
+        raise Invalid(f"--branch {branch!r}: {source} is no run folder, and has no branches")
+    return Path(source), is_run
+
+
+def _of_run(
+    folder: Path, recipe: Recipe, data: build.Data, branch: str | None
+) -> tuple[PreTrainedModel, int]:
+    """A run's model with the weights of its newest sound checkpoint, or of a branch as of that, and
+    their step."""
+    if branch is not None:
+        return _of_branch(folder, recipe, data, branch)
     found = adapter.adapted(recipe, build.start(recipe, data))
     path, numbers = _newest(folder)
     weights = adapter.trained(recipe, found)

@@ -98,7 +98,7 @@ def evaluate(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             given = f"--{name.replace('_', '-')} {getattr(options, name)}"
             raise Invalid(f"{given}: is of tasks; name them with --tasks")
-    found = scores(options.model, recipe, cache_folder(options.cache))
+    found = scores(options.model, recipe, cache_folder(options.cache), options.branch)
     if options.json:
         print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))
         return 0
@@ -121,7 +121,8 @@ def _tasks(options: argparse.Namespace, recipe: Recipe | None) -> int:
         "task_limit": options.task_limit,
     }
     given = {key: value for key, value in asked.items() if value is not None}
-    found = task_scores(options.model, recipe, given, cache_folder(options.cache))
+    cache = cache_folder(options.cache)
+    found = task_scores(options.model, recipe, given, cache, options.branch)
     if options.json:
         print(json.dumps([dataclasses.asdict(score) for score in found]))
         return 0
