@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PhiConfig
 
 from treering import model, tables
+from treering.asked import is_linear
 from treering.batch import Batch
-from treering.forward import forward, is_linear
+from treering.forward import forward
 from treering.learner import Learner
 from treering.mesh import Mesh
 from treering.methods.objectives import NextToken, cross_entropy

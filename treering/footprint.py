@@ -26,7 +26,7 @@ from treering.config import Recipe
 from treering.forward import Forward, name, precision, recompute
 from treering.learner import Learner
 from treering.mesh import Mesh, device, fit
-from treering.objective import objective
+from treering.objective import attending, objective
 from treering.predictions import slot
 from treering.spread import materialize
 
@@ -77,6 +77,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         materialize(begun, CPU)
         parameters, flops_per_token = model.count(begun)[0], model.cost(begun, recipe.length)
         wanted = objective(recipe, tokenizer.end_of_text(given.tokenizer))
+        attending(recipe, begun)
         root = model.Root(begun, wanted)
         call = Forward(root, root, Mesh(), dtype, rows)
         shares = [(-(-len(weight) // shard), *weight.shape[1:]) for weight in root.parameters()]

@@ -21,12 +21,11 @@ from torch.utils.checkpoint import (
 )
 from transformers import PreTrainedModel
 
-from treering import fp8, tables
+from treering import attention, fp8, tables
 from treering.batch import Recorded
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.model import Root, blocks
-from treering.protocols import Objective
 
 Call = Callable[..., tuple[torch.Tensor, ...]]  # of Root's arguments
 
@@ -66,7 +65,10 @@ class Forward:
         for found in (recorded.ids, recorded.logs) if recorded else ():
             none = np.zeros((self.rows - counted, *found.shape[1:]), found.dtype)
             arrays.append(np.concatenate([found, none]))
-        tensors = [torch.from_numpy(a).to(device, non_blocking=True) for a in arrays]
+        tensors = [torch.from_numpy(a) for a in arrays]
+        if device.type == "cuda":  # from memory that is not pinned a copy may wait for the device
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        tensors = [tensor.to(device, non_blocking=True) for tensor in tensors]
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
             total, *each = self.call(*tensors)
         return total, *(own[:counted] for own in each)
@@ -79,8 +81,15 @@ class Forward:
 
     @contextmanager
     def lent(self) -> Iterator[PreTrainedModel]:
-        """The model itself, for others to call without the root. Of one that is spread over ranks
-        each call gathers the root's weights, and all ranks must make the same calls."""
+        """The model itself, for others to call without the root and with masks of their own; see
+        `gathered`."""
+        with self.gathered() as model, attention.theirs(model):
+            yield model
+
+    @contextmanager
+    def gathered(self) -> Iterator[PreTrainedModel]:
+        """The model, to be called without the root. Of one that is spread over ranks each call
+        gathers the root's weights, and all ranks must make the same calls."""
         root = self.root
         if not isinstance(root, FSDPModule):
             yield root.model
@@ -181,54 +190,3 @@ def precision(wanted: str, device: torch.device) -> torch.dtype | None:
 def name(wanted: str, dtype: torch.dtype | None) -> str:
     """What `precision` made of a wish, as records have it: fp32, bf16 or fp8."""
     return "fp8" if wanted == "fp8" else "fp32" if dtype is None else "bf16"
-
-
-@torch.no_grad()
-def is_linear(forward: Forward, chunked: Objective, whole: Objective) -> bool:
-    """Whether a model's losses are the same by `chunked`, which multiplies hidden states and head
-    itself, as by `whole`, which asks for the model's logits.
-
-    They are not where these have a bias, a cap or a scale, and no config says that of all models.
-    So the model is asked, over a few tokens, with its head made 1,024 times as large (which is
-    exact, and undone): a cap shows at large logits alone. All ranks must ask.
-    """
-    root = forward.root
-    head = root.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        return False
-    given, was = root.objective, root.training
-    tokens = torch.arange(9, device=forward.mesh.device)[None] % head.weight.shape[0]
-    count = torch.ones(1, device=forward.mesh.device)
-    head.weight.mul_(1024)
-    root.eval()
-    losses = []
-    with torch.compiler.set_stance("force_eager"):
-        for root.objective in (chunked, whole):
-            losses.append(root(tokens, count)[1])
-            forward.settle()
-    root.train(was)
-    head.weight.div_(1024)
-    root.objective = given
-    return torch.allclose(losses[0], losses[1], rtol=1e-4)
-
-
-@torch.no_grad()
-def check_documents(forward: Forward, document_end: int | None) -> None:
-    """Raises Invalid for a model that sees across the end of a document although it should not:
-    asked of the model, as some have layers that know nothing of positions. All ranks must ask."""
-    if document_end is None:
-        return
-    a, b, c, d, e = [token for token in range(6) if token != document_end][:5]
-    ids = torch.tensor([[a, b, c, document_end, d, e], [c, d, e, document_end, d, e]])
-    place = torch.tensor([[0, 1, 2, 0, 1, 2]]).expand(2, 6)
-    device = forward.mesh.device
-    with forward.lent() as model, torch.compiler.set_stance("force_eager"):
-        was = model.training
-        model.eval()  # type: ignore[no-untyped-call]
-        given = {"input_ids": ids.to(device), "position_ids": place.to(device)}
-        logits = model(**given, use_cache=False).logits
-        model.train(was)
-    if not torch.allclose(logits[0, 3:], logits[1, 3:], rtol=1e-3, atol=1e-3):
-        raise Invalid(
-            "model.attention = 'document': this model's layers see across documents; use 'causal'"
-        )

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from treering import model, pretrained, tokenizer
+from treering import attention, model, pretrained, tokenizer
+from treering.asked import check_attention, is_linear
 from treering.config import Invalid, Recipe
-from treering.forward import Forward, check_documents, is_linear, precision
+from treering.forward import Forward, precision
 from treering.forward import forward as callable_as
 from treering.mesh import Mesh, device
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
@@ -32,6 +33,7 @@ def forward(
     out are read into it and into its teacher."""
     chunked = objective(recipe, end_of_text)
     whole = replace(chunked, chunked=None)
+    attending(recipe, begun, teacher)
     root = model.Root(begun, whole, teacher)
     rows = mesh.most(recipe.rows) if recipe.batch.micro is None else recipe.micro_rows
     unread = [part for part in (begun, teacher) if part and next(part.parameters()).is_meta]
@@ -53,8 +55,16 @@ def forward(
                 chunked=torch.compile(linear_cross_entropy, dynamic=False),
                 divergence=torch.compile(linear_divergence, dynamic=False),
             )
-    check_documents(call, whole.document_end)
+    check_attention(call, whole)
     return call
+
+
+def attending(recipe: Recipe, begun: PreTrainedModel, teacher: model.Teacher | None = None) -> None:
+    """Let both attend without masks, if both may."""
+    every = [begun] if teacher is None else [begun, teacher.model]
+    if not all(attention.own(each, recipe.length) for each in every):
+        for each in every:
+            attention.back(each)
 
 
 def objective(recipe: Recipe, end_of_text: int) -> NextToken:

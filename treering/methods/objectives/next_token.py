@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from treering import attention
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.der import by_logits, linear_der
 from treering.methods.objectives.divergence import divergences, linear_divergence
@@ -60,7 +61,7 @@ class NextToken:
         targets, rows, length = tokens[:, 1:].flatten(), len(tokens), tokens.shape[1] - 1
         each = (counts / length).repeat_interleave(length)
         taught = None if taught is None else (taught / length).repeat_interleave(length)
-        given = self._given(tokens)
+        given = self._given(model, tokens)
         found, head = self._called(model, given)
         now: list[torch.Tensor] = []
         if isinstance(known, tuple) and taught is not None:
@@ -97,21 +98,15 @@ class NextToken:
 
     def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """The logits of all predictions, float32[n, length, vocabulary]."""
-        logits: torch.Tensor = model(**self._given(tokens)).logits
+        logits: torch.Tensor = model(**self._given(model, tokens)).logits
         return logits.float()
 
-    def _given(self, tokens: torch.Tensor) -> dict[str, Any]:
+    def _given(self, model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, Any]:
         """What the model is called with."""
         inputs = tokens[:, :-1]
         given = {"input_ids": inputs, "use_cache": False}
-        if self.document_end is not None:  # transformers masks by positions that begin anew
-            given["position_ids"] = positions(inputs, self.document_end)
+        if self.document_end is not None:  # else transformers masks by positions that begin anew
+            given["position_ids"] = attention.positions(inputs, self.document_end)
+            if attention.is_own(model):
+                given["attention_mask"] = attention.within(inputs, self.document_end)
         return given
-
-
-def positions(inputs: torch.Tensor, document_end: int) -> torch.Tensor:
-    """The position of each token in its document, which begins with the end of the one before;
-    int64[n, length]. That of a row's first document is counted from the row's beginning."""
-    index = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
-    begins = torch.where(inputs == document_end, index, 0).cummax(dim=1).values
-    return index - begins
