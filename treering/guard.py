@@ -41,14 +41,15 @@ class Guard:
         last, seen = self.state["last"], self.state["seen"]
         window = last.shape[1]
         now = torch.stack([loss.float(), norm.float()])
-        known = (torch.arange(window, device=last.device) < seen).float()
+        places = torch.arange(window, device=last.device)
+        known = (places < seen).float()
         count = known.sum().clamp(min=1)
         mean = (last * known).sum(1) / count
         spread = (((last - mean[:, None]) ** 2 * known).sum(1) / count).sqrt()
         enough = seen >= window // 2
         spikes = (now > mean + self._spike * spread).any() & enough
         taken = finite & ~spikes
-        at = seen % window
-        last[:, at] = torch.where(taken, now, last[:, at])
+        here = (places == seen % window) & taken  # to index by a tensor would wait for the device
+        last.copy_(torch.where(here, now[:, None], last))
         seen += taken
         return (~taken).float()
