@@ -37,7 +37,11 @@ def main() -> None:
     began = time.perf_counter()
     law = fit(L3, table)
     fitted = time.perf_counter() - began
-    figures = {"points": len(table["loss"]), "parameters": len(TRUTH), "resamples": RESAMPLES}
+    figures: dict[str, float] = {
+        "points": len(table["loss"]),
+        "parameters": len(TRUTH),
+        "resamples": RESAMPLES,
+    }
     figures |= {"fit, s": round(fitted, 2)}
     for by in ("run", None):
         began = time.perf_counter()

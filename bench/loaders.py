@@ -157,8 +157,9 @@ def datasets(work: Work, state: Any) -> Opened:
     now = [state or 0]
     rest = itertools.islice(BatchSampler(order, work.rows, False), now[0], None)
     loader = DataLoader(
-        data, batch_size=None, sampler=rest, num_workers=work.workers, collate_fn=of_columns
-    )
+        data, batch_size=None, sampler=rest, num_workers=work.workers,
+        collate_fn=of_columns,  # type: ignore[arg-type]
+    )  # fmt: skip
 
     def batches() -> Batches:
         for batch in loader:

@@ -48,12 +48,22 @@ def main(rounds: int) -> None:
         def steps() -> float:
             return plainly.train(STEPS)
 
+        def beside() -> None:
+            saves.begin()
+            steps()
+            saves.wait()
+
+        def waited_for() -> None:
+            saves.begin()
+            saves.wait()
+            steps()
+
         took = alternate(
             {
                 "plain": steps,
                 "evaluation": lambda: score(own.forward, text),
-                "beside": lambda: (saves.begin(), steps(), saves.wait()),
-                "waited for": lambda: (saves.begin(), saves.wait(), steps()),
+                "beside": beside,
+                "waited for": waited_for,
             },
             rounds,
         )
@@ -79,7 +89,7 @@ def anchors(own: Learner, step: float, rounds: int) -> dict[str, float]:
     """Meta-updates with the anchor on the device and on the host, where a step takes so long."""
     updates = {place: Reptile(EVERY, 0.5, anchor=place) for place in ("device", "cpu")}
     for update in updates.values():
-        update._take_anchor(own)
+        update._window.opens(own)
     turns = {f"anchor on {p}": lambda u=u: meta(u, own) for p, u in updates.items()}
     found = {}
     for name, times in alternate(turns, rounds).items():
@@ -91,7 +101,7 @@ def anchors(own: Learner, step: float, rounds: int) -> dict[str, float]:
 def meta(update: Reptile, learner: Learner) -> None:
     """A meta-update, and the anchor of the next."""
     update._meta_update(learner)
-    update._take_anchor(learner)
+    update._window.opens(learner)
 
 
 class Saves:

@@ -65,7 +65,7 @@ def litgpt(folder: Path) -> None:
             return DataLoader(Between(samples, rows, turns), batch_size=rows)
 
         def val_dataloader(self) -> DataLoader[torch.Tensor]:
-            return DataLoader(samples[:rows], batch_size=rows)
+            return DataLoader(samples[:rows], batch_size=rows)  # type: ignore[arg-type]
 
     pretrain.chunked_cross_entropy = overheard(pretrain.chunked_cross_entropy, turns)
     pretrain.setup(

@@ -27,6 +27,7 @@ from turns import Side, Turns
 from treering import build
 from treering.batch import Batch
 from treering.forward import precision
+from treering.interruption import interruption
 from treering.mesh import joined
 from treering.protocols import Learner, Metrics, Update
 from treering.report.live import Live
@@ -70,11 +71,11 @@ def treering(folder: Path) -> None:
     """A run in the folder, taking turns."""
     turns = Turns()
     recipe, data = work.load(folder)
-    with joined(recipe.mesh) as mesh:
+    with joined(recipe.mesh) as mesh, interruption() as heard:
         parts = build.parts(recipe, data, mesh)
         parts = replace(parts, update=Taking(parts.update, turns))
         (folder / "run").mkdir()
-        Run(recipe, data, parts, folder / "run", Live(Console(quiet=True))).walk([])
+        Run(recipe, data, parts, folder / "run", Live(Console(quiet=True))).walk(heard, [])
 
 
 class Between(TrainerCallback):
