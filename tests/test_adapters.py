@@ -235,6 +235,21 @@ def test_only_what_is_trained_is_in_a_checkpoint(place: Path, tmp_path: Path) ->
     assert sizes["phase"] == sizes["end"] + 4 * 16 * 16 + 3 * 16 * 32
 
 
+def test_an_average_of_adapters_is_scored_again_and_exported_merged(
+    place: Path, tmp_path: Path
+) -> None:
+    quick = "phases.0.tokens=640", "phases.1.tokens=640"
+    out, there = tmp_path / "run", cache.cache_folder(str(place / "cache"))
+    tiny.run(place / "recipe.toml", out, lora(), "update={kind='average', decays=[0.5]}", *quick)
+    last = {r["corpus"]: r["loss"] for r in records.read(out)
+            if r["kind"] == "branch_score" and r["step"] == 20}  # fmt: skip
+    found = outcome.scores(str(out), None, there, "average 0.5")
+    assert {name: score.loss for name, score in found.items()} == pytest.approx(last, rel=1e-5)
+    outcome.export(str(out), tmp_path / "exported", there, "average 0.5")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    assert not any("lora" in name for name, _ in opened.named_parameters())
+
+
 @pytest.mark.parametrize("merge", ["end", "phase"])
 def test_two_ranks_do_what_one_does(forks: tiny.Forks, tmp_path: Path, merge: str) -> None:
     given = lora(merge=merge), "update={kind='descent'}"

@@ -66,6 +66,33 @@ def test_two_ranks_do_what_one_does(unbroken: Path, two: Path) -> None:
     assert windows and all(min(w["computed"]) > 0 and len(w["memory"]) == 2 for w in windows)
 
 
+SHORT = ("phases.0.tokens=512", "phases.1.tokens=512")
+
+
+@pytest.mark.parametrize("attention", ["causal", "document"])
+def test_compiled_blocks_on_two_ranks_do_what_one_does(
+    forks: Forks, tmp_path: Path, attention: str
+) -> None:
+    """Each block a graph of its own, and the loss in chunks another."""
+    sets = [f"--set={one}" for one in (*SHORT, f"model.attention='{attention}'")]
+    for ranks, compiled in ((1, "false"), (2, "true")):
+        out = tmp_path / str(ranks)
+        code, log = forks.run(out, *sets, f"--set=compute.compile={compiled}", ranks=ranks)
+        assert code == 0, log
+    assert_same_to_rounding(tmp_path / "2", tmp_path / "1", least=12, close=1e-4)
+
+
+def test_two_ranks_in_bf16_are_near_one(forks: Forks, tmp_path: Path) -> None:
+    """Gathered in bf16: the same samples, losses within its rounding (3 digits)."""
+    sets = [f"--set={one}" for one in (*SHORT, "compute.precision='bf16'")]
+    for ranks in (1, 2):
+        code, log = forks.run(tmp_path / str(ranks), *sets, ranks=ranks)
+        assert code == 0, log
+    one, two = ([r for r in story(tmp_path / str(n)) if r["kind"] == "step"] for n in (1, 2))
+    assert [r["replayed"] for r in one] == [r["replayed"] for r in two]
+    assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=5e-3)
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
 def test_a_killed_run_goes_on_with_another_number_of_ranks(
     forks: Forks, unbroken: Path, tmp_path: Path, before: int, after: int

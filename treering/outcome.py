@@ -171,7 +171,8 @@ def _of_branch(
     folder: Path, recipe: Recipe, data: build.Data, branch: str
 ) -> tuple[PreTrainedModel, int]:
     """A run's model with the weights of a branch, as of its newest sound checkpoint."""
-    found, (path, numbers) = build.start(recipe, data), _newest(folder)
+    found = adapter.adapted(recipe, build.start(recipe, data))
+    path, numbers = _newest(folder)
     root = Root(found, objective(recipe, tokenizer.end_of_text(data.tokenizer)))
     call = Forward(root, root, Mesh(), None, 1)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
@@ -185,7 +186,7 @@ def _of_branch(
         known = ", ".join(branches) or "none; see [update] 'average' and 'latest'"
         raise Invalid(f"--branch {branch!r}: the run's branches are {known}")
     learner.put(branches[branch])
-    return found, int(numbers["step"])
+    return adapter.merged(recipe, found), int(numbers["step"])
 
 
 def _newest(folder: Path) -> tuple[Path, Table]:
