@@ -273,6 +273,8 @@ def test_a_run_without_an_adapter_has_the_identity_that_it_had(unbroken: Path) -
         (("adapter={kind='lara', rank=2}",), "adapter.kind = 'lara'; did you mean 'lora'"),
         (("adapter={kind='lora'}",), "adapter.rank is missing"),
         ((lora(merge="phase"),), "update kind 'reptile' has weights from before a merge"),
+        ((lora(merge="phase"), "update={kind='descent'}", "penalties=[{kind='ewc', weight=1.0}]"),
+         r"penalties\[0\]: holds weights of an adapter that adapter.merge = 'phase' makes"),
         ((lora(), "update={kind='average', decays=[0.9], inner={kind='coso', rank=2}}"),
          "update.kind = 'coso': is for whole matrices; leave"),
         ((lora(targets=["q_prok"]),), "adapter.targets = 'q_prok': no such layer; did you mean"),

@@ -212,7 +212,11 @@ def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path:
         ("anneal.shape='step'", "anneal.shape = 'step'"),
         ("anneal.floor=1.5", "anneal.floor = 1.5: a share of the rate"),
         ("update={kind='coso', rank=2}", "anneal.tokens = 640: not with update kind 'coso'"),
-        ("adapter={kind='codyra', rank=2, threshold=1.0}", "nor with adapter.merge = 'phase'"),
+        (
+            "update={kind='outer', every=2, optimizer='sgd', rate={kind='linear', peak=1.0}}",
+            "anneal.tokens = 640: not beside a schedule of update.rate",
+        ),
+        ("adapter={kind='codyra', rank=2, threshold=1.0}", "not with adapter.merge = 'phase'"),
     ],
 )
 def test_a_branch_that_cannot_be_is_refused(

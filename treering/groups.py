@@ -7,7 +7,7 @@
     rest         what no other group matches
 
 Roles are asked of the model's structure, not of its names. What is frozen keeps its bits, and has
-neither a gradient nor moments; FLOPs are counted as if it had. A slow learner (SLCA, arXiv
+neither a gradient nor moments, and is charged 4 FLOPs a token, not 6. A slow learner (SLCA, arXiv
 2303.05118, section 3.2) is a "rest" of rate 0.01 beside a "head" of rate 1.
 """
 
