@@ -75,6 +75,58 @@ def test_a_constant_rate_stays_at_its_peak() -> None:
     assert [rate(t) for t in range(6)] == [0.25, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
+STABLE = [0.5, *[1.0] * 10]
+ANNEALED = [*[0.55] * 6, 0.55, 0.359147, 0.234521, 0.153141]
+TWENTY: dict[str, tuple[Any, list[float]]] = {
+    "constant": (Constant(1.0, warmup=0.1), [0.5, *[1.0] * 19]),
+    "linear": (Linear(1.0, 0.1, 0.1), [0.5, 1.0, *[1 - 0.05 * i for i in range(18)]]),
+    "cosine": (
+        Cosine(1.0, 0.1, 0.1),
+        [0.5, 1.0, 1.0, 0.993163, 0.972862, 0.939711, 0.89472, 0.839254, 0.775, 0.703909, 0.628142,
+         0.55, 0.471858, 0.396091, 0.325, 0.260746, 0.20528, 0.160289, 0.127138, 0.106837],
+    ),
+    "wsd linear": (
+        WSD(1.0, 0.1, 0.1, 0.4, "linear"),
+        [*STABLE, 1.0, 1.0, 0.8875, 0.775, 0.6625, 0.55, 0.4375, 0.325, 0.2125],
+    ),
+    "wsd cosine": (
+        WSD(1.0, 0.1, 0.1, 0.4, "cosine"),
+        [*STABLE, 1.0, 1.0, 0.965746, 0.868198, 0.722208, 0.55, 0.377792, 0.231802, 0.134254],
+    ),
+    "wsd 1-sqrt": (
+        WSD(1.0, 0.1, 0.1, 0.4, "1-sqrt"),
+        [*STABLE, 1.0, 1.0, 0.681802, 0.55, 0.448865, 0.363604, 0.288488, 0.220577, 0.158127],
+    ),
+    "wsd exponential": (
+        WSD(1.0, 0.1, 0.1, 0.4, "exponential"),
+        [*STABLE, 1.0, 1.0, 0.749894, 0.562341, 0.421697, 0.316228, 0.237137, 0.177828, 0.133352],
+    ),
+    "infinite cosine": (
+        Infinite(1.0, 0.55, 0.1, 0.1, 0.5, 0.8, "cosine"),
+        [0.5, 1.0, 1.0, 0.982873, 0.934099, 0.861104, 0.775, 0.688896, 0.615901, 0.567127,
+         *ANNEALED],
+    ),
+    "infinite rsqrt": (
+        Infinite(1.0, 0.55, 0.1, 0.1, 0.5, 0.8, "rsqrt"),
+        [0.5, 1.0, 1.0, 0.785251, 0.700117, 0.651353, 0.618765, 0.59502, 0.576727, 0.562076,
+         *ANNEALED],
+    ),
+    "infinite linear": (
+        Infinite(1.0, 0.55, 0.1, 0.1, 0.5, 0.8, "linear"),
+        [0.5, 1.0, 1.0, 0.94375, 0.8875, 0.83125, 0.775, 0.71875, 0.6625, 0.60625, *ANNEALED],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TWENTY)
+def test_golden_values_of_twenty_steps(kind: str) -> None:
+    """Worked out from the papers' formulas, apart from the code: two steps of warm-up; WSD falls
+    from step 12 on; infinite cools to step 10 and anneals from 16 on."""
+    shape, wanted = TWENTY[kind]
+    rate = shape.over(20)
+    assert [rate(step) for step in range(20)] == pytest.approx(wanted, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("shape", "values"),
     [
