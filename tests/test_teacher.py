@@ -153,6 +153,24 @@ def test_off_is_the_plain_run_and_has_no_teacher(place: Path, tmp_path: Path) ->
     assert parts.learner.forward.root.teacher is None
 
 
+def test_a_teacher_lies_in_bf16_where_products_are_and_teaches_nearly_the_same(
+    place: Path, tmp_path: Path
+) -> None:
+    """Its weights, that is; not its buffers, nor the weights of the one that learns."""
+    low = (*SHORT, *TAUGHT, "compute.precision='bf16'")
+    recipe = config.load(place / "recipe.toml", sets=low)
+    root = build.parts(recipe, build.data(recipe, place / "cache"), Mesh()).learner.forward.root
+    assert root.teacher is not None
+    assert {p.dtype for p in root.teacher.model.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in root.teacher.model.buffers()} == {torch.float32}
+    assert {p.dtype for p in root.model.parameters()} == {torch.float32}
+    for name, sets in (("bf16", low), ("fp32", low[:-1])):
+        tiny.run(place / "recipe.toml", tmp_path / name, *sets)
+    one, other = ([r["loss"] for r in tiny.story(tmp_path / name) if r["kind"] == "step"]
+                  for name in ("bf16", "fp32"))  # fmt: skip
+    assert one == pytest.approx(other, rel=5e-3) and one != other
+
+
 @pytest.fixture(scope="module")
 def taught(forks: tiny.Forks) -> Path:
     out = forks.place / "taught"
