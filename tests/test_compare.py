@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import cut, run
+from rich.console import Console
 
 from treering.analysis.compare import Arm, arms, branched, compare, is_finished
 from treering.analysis.intervals import difference, estimate
 from treering.config import Invalid
+from treering.report.comparison import markdown, show
 
 BASE = [8.0, 8.0]
 TWO = (("t1",), ("t2",))
@@ -224,6 +228,68 @@ def test_the_baseline_can_be_named_and_must_be_known() -> None:
         compare([plain(), replay], baseline="mer")
 
 
+def settings(*given: tuple[str, str | None]) -> list[Arm]:
+    """Arms that end at 5.0, 4.9, ..., each with its own baseline."""
+    return [
+        replace(arm(name, dict.fromkeys((0, 1), (5.0 - i / 10, 2.0))), baseline=baseline)
+        for i, (name, baseline) in enumerate(given)
+    ]
+
+
+def test_each_arm_may_have_a_baseline_of_its_own() -> None:
+    pairs = settings(("mer-0", "seq-0"), ("seq-0", "seq-0"), ("seq-1", "seq-1"), ("mer-1", "seq-1"))
+    table = compare(pairs)
+    found = table["end"]["differences"]
+    assert table["baseline"] == "seq-0" and list(found) == ["mer-0", "mer-1"]
+    for name, baseline, by in (("mer-0", "seq-0", 0.1), ("mer-1", "seq-1", -0.1)):
+        assert {each["baseline"] for each in found[name].values()} == {baseline}
+        assert found[name]["forgetting"]["mean"] == near(by)
+    text = markdown(table)
+    assert text.count("**differences to seq-0 at") == text.count("**differences to seq-1 at") == 1
+    one = compare(pairs, baseline="mer-1")
+    assert one["baseline"] == "mer-1"
+    assert list(one["end"]["differences"]) == ["mer-0", "seq-0", "seq-1"]
+    assert one["end"]["differences"]["mer-0"]["forgetting"]["baseline"] == "mer-1"
+
+
+def test_an_arm_without_a_baseline_of_its_own_has_the_first_there_is() -> None:
+    table = compare(settings(("one", None), ("seq", "seq"), ("mer", "seq")))
+    assert table["baseline"] == "seq" and list(table["end"]["differences"]) == ["one", "mer"]
+
+
+def test_a_baseline_that_is_not_finished_is_named_and_another_stands_in() -> None:
+    found = settings(("seq-0", "seq-0"), ("mer-0", "seq-0"), ("mer-1", "seq-1"))
+    late = replace(Arm("seq-1", {0: cut(two(5, 2), 12)}), baseline="seq-1")
+    table = compare([*found, late])
+    assert table["baseline"] == "seq-0"
+    assert table["end"]["differences"]["mer-1"]["retained"]["baseline"] == "seq-0"
+    assert ("seq-1, the baseline, is not finished: differences of mer-1 are to seq-0"
+            in table["notes"])  # fmt: skip
+
+
+def rows(text: str, title: str) -> dict[tuple[str, ...], str]:
+    """The table under a title, without its lines: the rest of each row by its first two cells."""
+    words = [line.replace("|", " ").split() for line in text.split(title)[1].splitlines()]
+    return {tuple(row[:2]): " ".join(row[2:]) for row in reversed(words)}
+
+
+def test_of_every_corpus_it_is_shown_what_was_learned_is_left_and_was_forgotten() -> None:
+    table = compare([plain(), arm("mer", {0: (4.0, 2.2), 1: (4.2, 2.3), 2: (4.1, 2.1)})])
+    out = io.StringIO()
+    show(table, Console(file=out, width=200))
+    title, other = "each corpus at the end of each run", "each corpus against plain at the end"
+    half = f"± {4.3027 * 0.1 / math.sqrt(3):.3f}"
+    for text in (out.getvalue(), markdown(table)):
+        means, changes = (rows(text, title) for title in (title, other))
+        assert means["plain", "t1"] == f"3.000 ± 0.000 5.100 {half} 2.100 {half}"
+        assert means["plain", "t2"] == f"2.000 {half} 2.000 {half} -"
+        assert changes["mer", "t1"].startswith("+0.000 ± 0.000 -1.000 ± ")
+        assert changes["mer", "t1"].endswith(", lower")
+        assert changes["mer", "t2"].startswith("+0.200 ± ") and changes["mer", "t2"].endswith(" -")
+    each = table["end"]["differences"]["mer"]["forgetting"]["per_corpus"]
+    assert list(each) == ["t1"] and each["t1"]["verdict"] == "lower" and each["t1"]["n"] == 3
+
+
 def test_equal_tokens_are_the_least_that_any_run_spent() -> None:
     long = arm("fresh", {0: (4.0, 2.0), 1: (4.0, 2.0)}, spent=(200, 1e9))
     table = compare([plain(), long])
@@ -233,7 +299,9 @@ def test_equal_tokens_are_the_least_that_any_run_spent() -> None:
     assert judged["fresh"]["forgetting"]["mean"] is None
     assert judged["plain"] == table["end"]["arms"]["plain"]
     assert table["equal_flops"]["arms"] == table["end"]["arms"]
-    assert table["equal_tokens"]["differences"]["fresh"]["forgetting"]["verdict"] == "none"
+    found = table["equal_tokens"]["differences"]["fresh"]
+    assert found["forgetting"]["verdict"] == "none"
+    assert found["retained"]["verdict"] == found["learned"]["verdict"] == "other corpora"
 
 
 def test_the_metric_can_be_bits_per_byte() -> None:
@@ -285,7 +353,7 @@ def test_joint_training_has_no_forgetting_and_its_difference_none() -> None:
     assert judged["retained"]["mean"] == near(2.75)
     assert table["end"]["differences"]["joint"]["forgetting"]["verdict"] == "none"
     assert table["end"]["differences"]["joint"]["retained"]["verdict"] in ("lower", "not shown")
-    assert not any("joint" in note for note in table["notes"])
+    assert not any(note.startswith("joint") for note in table["notes"])
 
 
 def test_a_diverged_run_is_none_and_is_named() -> None:

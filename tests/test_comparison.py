@@ -87,7 +87,7 @@ def test_markdown_has_the_same_figures_in_tables_of_equal_width() -> None:
     assert sorted(figures(text)) == sorted(figures(shown(table(), width=500)))
     assert "**arms at the end of each run**" in text
     blocks = [b.splitlines() for b in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
-    assert len(blocks) == 6 and all(len({at.count("|") for at in b}) == 1 for b in blocks)
+    assert len(blocks) == 8 and all(len({at.count("|") for at in b}) == 1 for b in blocks)
     assert all(re.fullmatch(r"\|---\|(---:\|)+", b[1]) for b in blocks)
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from treering import cli, conduct, config, study
 from treering.analysis import cells as tables
+from treering.analysis.compare import compare
+from treering.analysis.runs import files, gather
 from treering.config import Invalid
 from treering.engines.process import Job
 from treering.grid import merged
@@ -234,12 +236,12 @@ VALUES = [[8.0, 8.0, 8.0], [3.0, 5.0, 6.0], [3.4, 2.8, 5.5], [3.2, 3.1, 2.5]]
 SEEDED = 'baseline = "replay"\ngrid.seed = [0, 1]\n[arms.replay-past]\n[arms.replay]\n[arms.mer]'
 
 
-def finish(place: Path, *but: str, text: str = SEEDED) -> tuple[study.Study, Any, Path]:
-    asked, found = load(place, text)
+def finish(place: Path, *but: str, text: str = SEEDED) -> tuple[Any, Path]:
+    _, found = load(place, text)
     for cell in found:
         if cell.name not in but:
-            made(cell, place / "out", run(VALUES, seed=cell.recipe.seed))
-    return asked, found, place / "out"
+            made(cell, place / "out", run(VALUES, seed=cell.recipe.seed, method=cell.group))
+    return found, place / "out"
 
 
 def test_the_comparison_is_to_the_baseline_and_not_to_an_arm_that_begins_like_it(
@@ -262,7 +264,7 @@ def test_cells_that_are_not_finished_are_named_and_so_is_a_baseline_that_is_not(
     assert any(note.startswith("replay, the baseline, is not finished") for note in table["notes"])
     assert "not finished" in (place / "out/comparison.md").read_text()
     with pytest.raises(Invalid, match="no cell is finished; see .*logs"):
-        conduct.conclude(*load(place, SEEDED), place / "nothing")
+        conduct.conclude(load(place, SEEDED)[1], place / "nothing")
 
 
 def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(place: Path) -> None:
@@ -270,14 +272,91 @@ def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(plac
     assert conduct.conclude(*finish(place, text=f'baseline = "a"\n{text}'))["baseline"] == (
         "a-rate0.5"
     )
-    named, found = load(place, f'baseline = "a-rate1.0"\n{text}')
-    assert conduct.conclude(named, found, place / "out")["baseline"] == "a-rate1.0"
+    _, found = load(place, f'baseline = "a-rate1.0"\n{text}')
+    assert conduct.conclude(found, place / "out")["baseline"] == "a-rate1.0"
+
+
+SHARES = """
+baseline = "rewarm"
+[grid]
+seed = [0, 1]
+replay.share = [0.0, 0.25]
+[arms.infinite]
+[arms.rewarm]
+[arms.other]
+grid.replay.share = [0.5]
+"""
+
+
+def test_an_arm_is_compared_to_the_setting_of_the_baseline_that_has_its_values(place: Path) -> None:
+    """No setting of the baseline has 0.5: it is compared to the first."""
+    table = conduct.conclude(*finish(place, text=SHARES))
+    found = table["end"]["differences"]
+    assert {arm: each["retained"]["baseline"] for arm, each in found.items()} == {
+        "infinite-share0.0": "rewarm-share0.0",
+        "infinite-share0.25": "rewarm-share0.25",
+        "other-share0.5": "rewarm-share0.0",
+    }
+    text = (place / "out/comparison.md").read_text()
+    assert all(f"**differences to rewarm-share{share} at" in text for share in ("0.0", "0.25"))
+
+
+def test_a_setting_that_is_named_is_the_baseline_of_all(place: Path) -> None:
+    _, found = load(place, SHARES.replace('"rewarm"', '"rewarm-share0.25"'))
+    assert {cell.baseline for cell in found} == {"rewarm-share0.25"}
+    assert {cell.baseline for cell in load(place, SHARES.replace("baseline", "#"))[1]} == {None}
+
+
+def test_settings_that_the_baseline_alone_has_are_compared_to_the_first_of_them(
+    place: Path,
+) -> None:
+    text = SHARES + "[arms.rewarm.grid]\nschedule.peak = [1e-3, 2e-3]\n"
+    found = {cell.group: cell.baseline for cell in load(place, text)[1]}
+    first, second = (f"rewarm-peak{peak}-share0.25" for peak in ("0.001", "0.002"))
+    assert found[first] == found[second] == found["infinite-share0.25"] == first
+    _, alone = load(place, 'baseline = "a"\n[arms.a]\ngrid.update.rate = [0.5, 1.0]')
+    assert {cell.baseline for cell in alone} == {"a-rate0.5"}
+
+
+@pytest.mark.parametrize("text", [SEEDED, SHARES])
+def test_whoever_is_given_the_folder_takes_the_studys_baselines(place: Path, text: str) -> None:
+    table = conduct.conclude(*finish(place, text=text))
+    again = compare(gather([str(place / "out")]))
+    assert again["baseline"] == table["baseline"] != sorted(table["arms"])[0]
+    for view in ("end", "equal_tokens", "equal_flops"):
+        assert again[view]["differences"] == table[view]["differences"]
+    assert place / "out/study.json" in files([str(place / "out")])
+
+
+def test_of_two_studies_each_arm_is_compared_within_its_own(place: Path) -> None:
+    """Both have an arm of the same name, the baseline of the one."""
+    for name, baseline, method in (("one", "a", "reptile"), ("two", "b", "average")):
+        _, found = load(place, f'baseline = "{baseline}"\n[arms.a]\n[arms.b]')
+        for cell in found:
+            kind = f"{method} of {cell.arm}"
+            made(cell, place / name, run(VALUES, seed=cell.recipe.seed, method=kind))
+        conduct.conclude(found, place / name)
+    arms = gather([str(place / name) for name in ("one", "two")])
+    assert {arm.name: arm.baseline for arm in arms} == {
+        "a": "a", "b": "a", "a (2)": "b (2)", "b (2)": "b (2)"
+    }  # fmt: skip
+
+
+def test_a_study_of_before_has_no_baseline_and_a_damaged_one_is_named(
+    place: Path,
+) -> None:
+    finish(place)
+    assert {arm.baseline for arm in gather([str(place / "out")])} == {None}
+    for damage in ("[", "{}", '[{"name": "mer-seed0"}]', "[" * 100_000):
+        (place / "out/study.json").write_text(damage)
+        with pytest.raises(Invalid, match=r"study\.json: is damaged \(.*run the study again"):
+            gather([str(place / "out")])
 
 
 def test_a_cell_is_finished_wherever_its_texts_lie_now_and_not_with_another_recipe(
     place: Path,
 ) -> None:
-    _, found, out = finish(place)
+    found, out = finish(place)
     assert all(conduct.is_finished(cell, out) for cell in found)
     (place / "data").rename(place / "moved")
     (place / "study.toml").write_text('base = "moved/base.toml"\n' + SEEDED)
@@ -301,7 +380,7 @@ def perform(found: Any, out: Path, engine: Any, only: study.Cell | None = None) 
 
 
 def test_only_cells_that_are_left_are_run_and_each_with_its_resolved_recipe(place: Path) -> None:
-    _, found, out = finish(place, "mer-seed1", "replay-seed0")
+    found, out = finish(place, "mer-seed1", "replay-seed0")
     asked: list[Job] = []
 
     def engine(jobs: list[Job], watch: Any) -> Generator[tuple[Job, int], None, None]:

@@ -98,7 +98,7 @@ def test_a_study_ends_in_its_tables_and_finished_cells_are_never_run_again(
     assert "differences to plain" in printed
     found = sorted(path.name for path in out.iterdir())
     tables_of = ["cells.csv", "comparison.json", "comparison.md"]
-    assert found == [*tables_of, "logs", "recipes", "report.html", "runs"]
+    assert found == [*tables_of, "logs", "recipes", "report.html", "runs", "study.json"]
     assert set(tables(out)["arms"]) == {"plain", "mer-rate0.5"} and not tables(out)["notes"]
     assert tables(out)["arms"]["plain"]["seeds"] == [4, 5]
     assert len((out / "cells.csv").read_text().splitlines()) == 5

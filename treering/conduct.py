@@ -1,6 +1,7 @@
 """Conduct a study: run its cells by an engine, and sum up those that are finished.
 
-The folder holds `recipes/NAME.toml` (resolved), `runs/NAME/`, `logs/NAME.log`, `cells.csv` (a line
+The folder holds `recipes/NAME.toml` (resolved), `study.json` (each cell's group and baseline, by
+which other verbs compare what `runs` holds), `runs/NAME/`, `logs/NAME.log`, `cells.csv` (a line
 for each finished cell and branch), and at the end `comparison.json`, `.md` and `report.html`.
 """
 
@@ -19,22 +20,23 @@ from rich.text import Text
 
 from treering import config, folder, records
 from treering.analysis import cells
-from treering.analysis.compare import branched, compare
+from treering.analysis.compare import compare
+from treering.analysis.runs import branched
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe, Table
 from treering.engines.process import Job
 from treering.interruption import preempted
 from treering.report import card, comparison, write
 from treering.schema import read, values
-from treering.study import Cell, Study, naming
+from treering.study import Cell, naming
 from treering.tables import Track
 
 Engine = Callable[[list[Job], Callable[[list[str]], None]], Generator[tuple[Job, int], None, None]]
 
 
 def lay_out(found: Sequence[Cell], out: Path) -> None:
-    """The study's folder with each cell's resolved recipe. Raises Invalid where the folder holds
-    something else."""
+    """The study's folder with `study.json` and each cell's resolved recipe. Raises Invalid where it
+    holds something else."""
     if out.exists() and not out.is_dir():
         raise Invalid(f"--out {out}: is a file; name a folder")
     if out.exists() and any(out.iterdir()) and not (out / "recipes").is_dir():
@@ -43,6 +45,14 @@ def lay_out(found: Sequence[Cell], out: Path) -> None:
         (out / part).mkdir(parents=True, exist_ok=True)
     for cell in found:
         _write(out / "recipes" / f"{cell.name}.toml", config.to_toml(cell.recipe))
+    _describe(found, out)
+
+
+def _describe(found: Sequence[Cell], out: Path) -> None:
+    """Write `study.json`."""
+    keys = ("name", "group", "baseline")
+    cells = [{key: value for key in keys if (value := getattr(cell, key))} for cell in found]
+    _write(out / "study.json", json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -86,22 +96,19 @@ def _tabulate(found: Sequence[Cell], out: Path) -> list[tuple[Cell, list[records
     return finished
 
 
-def conclude(study: Study, found: Sequence[Cell], out: Path) -> dict[str, Any]:
-    """Write `cells.csv`, `comparison.json`, `.md` and `report.html` of the finished cells; the
-    table of the comparison. Raises Invalid where none is finished."""
+def conclude(found: Sequence[Cell], out: Path) -> dict[str, Any]:
+    """Write `cells.csv`, `study.json`, `comparison.json`, `.md` and `report.html` of the finished
+    cells; the table of the comparison. Raises Invalid where none is finished."""
     finished = _tabulate(found, out)
     if not finished:
         raise Invalid(f"{out}: no cell is finished; see {out / 'logs'}")
+    _describe(found, out)
     groups: dict[str, dict[int, list[records.Record]]] = {}
     for cell, run in finished:
         groups.setdefault(cell.group, {})[cell.recipe.seed] = run
-    arms = [arm for name, runs in groups.items() for arm in branched(name, runs)]
-    wanted = [cell.group for cell, _ in finished if study.baseline in (cell.arm, cell.group)]
-    table = compare(arms, baseline=wanted[0] if wanted else None)
-    if study.baseline is not None and not wanted:
-        table["notes"].append(
-            f"{study.baseline}, the baseline, is not finished: differences are to {arms[0].name}"
-        )
+    to = {cell.group: cell.baseline for cell in found}
+    arms = [arm for name, runs in groups.items() for arm in branched(name, runs, to[name])]
+    table = compare(arms)
     done = {cell.name for cell, _ in finished}
     left = [cell.name for cell in found if cell.name not in done]
     table["notes"] += [f"{name}: not finished, left out" for name in left]

@@ -18,9 +18,9 @@ An arm without axes, the seed included, is one cell. `conduct` runs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,15 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study. `group` is the arm with the values of all axes but the seed."""
+    """One run of a study. `group` is the arm with the values of all axes but the seed, `baseline`
+    the group to which it is compared."""
 
     name: str
     arm: str
     group: str
     axes: dict[str, Any]
     recipe: Recipe
+    baseline: str | None = None
 
 
 def load(path: str | Path, data: str | Path | None = None) -> tuple[Study, list[Cell]]:
@@ -76,7 +78,22 @@ def load(path: str | Path, data: str | Path | None = None) -> tuple[Study, list[
     known = dict.fromkeys([*study.arms, *(cell.group for cell in found)])
     if study.baseline is not None and study.baseline not in known:
         raise Invalid(f"baseline = {study.baseline!r}: no such arm; known: {', '.join(known)}")
-    return study, found
+    to = _baselines(study.baseline, found)
+    return study, [replace(cell, baseline=to.get(cell.group)) for cell in found]
+
+
+def _baselines(asked: str | None, found: Sequence[Cell]) -> dict[str, str]:
+    """The baseline's group to which each group is compared: the first of those that agree with it
+    in the most of the axes that other arms have, too. Its other settings are as any arm's."""
+    bases = [cell for cell in found if asked in (cell.arm, cell.group)]
+    others = [cell for cell in found if bases and cell.arm != bases[0].arm]
+    shared = {key for cell in others for key in cell.axes if key != "seed"}
+
+    def agreed(base: Cell, cell: Cell) -> int:
+        known = shared & base.axes.keys() & cell.axes.keys()
+        return sum(base.axes[key] == cell.axes[key] for key in known)
+
+    return {c.group: max(bases, key=lambda b: agreed(b, c)).group for c in found if bases}
 
 
 def _cell(arm: str, over: Table, chosen: dict[str, Any], base: Table, where: Path) -> Cell:

@@ -197,7 +197,7 @@ def study(options: argparse.Namespace) -> int:
     from treering.engines import local, ray
     from treering.report import comparison
 
-    asked, cells = studies.load(options.study, options.data)
+    _, cells = studies.load(options.study, options.data)
     out, console = Path(options.out), Console()
     if options.list:
         for i, cell in enumerate(cells):
@@ -224,7 +224,7 @@ def study(options: argparse.Namespace) -> int:
         cells, out, engine, console, only=only, cache=options.cache, threads=threads
     )
     if options.cell is None and len(failed) < len(cells):
-        comparison.show(conduct.conclude(asked, cells, out), console)
+        comparison.show(conduct.conclude(cells, out), console)
         print(f"cells.csv, comparison.json, comparison.md and report.html are in {out}")
     if failed:
         print(f"treering: failed: {', '.join(failed)}; mend and run again", file=sys.stderr)

@@ -10,132 +10,95 @@ resamples), which with few seeds is too narrow.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from treering.analysis.curves import Clock, end, matrix_at, spent
+from treering.analysis.curves import Clock, end, is_before, matrix_at, spent, standing
 from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
 from treering.analysis.intervals import difference, estimate
-from treering.analysis.matrix import Matrix, branches_of, header_of, matrix, scores_of
+from treering.analysis.matrix import Matrix, branches_of, header_of, lent, matrix, scores_of
+from treering.analysis.runs import Arm as Arm
+from treering.analysis.runs import arms as arms
+from treering.analysis.runs import branched as branched
 from treering.config import Invalid
 from treering.records import Record
 
 METRICS = {"retained": retained, "learned": learned, "forgetting": forgetting}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Equal runs but for their seeds; `branch`: judged by weights beside the trained ones."""
-
-    name: str
-    runs: Mapping[int, Sequence[Record]]
-    branch: str | None = None
-
-
-def arms(runs: Sequence[tuple[str, Sequence[Record]]]) -> list[Arm]:
-    """Runs grouped into arms by their recipes' identity but for the seed, in the order given.
-
-    A run comes with its arm's name or its folder's; an arm is named after its first run, without
-    the seed at the end. Raises Invalid where two runs of an arm have the same seed.
-    """
-    groups: dict[str, dict[int, tuple[str, Sequence[Record]]]] = {}
-    for name, records in runs:
-        header = header_of(records)
-        seed = int(header["recipe"]["seed"])
-        identity: Record = header.get("identity") or header["recipe"]
-        key = json.dumps({k: v for k, v in identity.items() if k != "seed"}, sort_keys=True)
-        group = groups.setdefault(key, {})
-        if seed in group:
-            raise Invalid(f"{name}: the recipe and the seed {seed} are those of {group[seed][0]}; "
-                          "name one of them")  # fmt: skip
-        group[seed] = name, records
-    found = []
-    for group in groups.values():
-        shown = _without_seed({seed: name for seed, (name, _) in group.items()})
-        found += branched(shown, {seed: records for seed, (_, records) in group.items()})
-    return _distinct(found)
-
-
-def _without_seed(names: Mapping[int, str]) -> str:
-    """What an arm's runs are called but for the seed: "mer-seed0" is "mer"; "mer-0" is so only
-    where another seed confirms it, since the number may be the method's."""
-    stems = {re.sub(rf"[-_.]({seed}|s{seed})$", "", name) for seed, name in names.items()}
-    if len(names) > 1 and len(stems) == 1:
-        return stems.pop()
-    seed, name = next(iter(names.items()))
-    return re.sub(rf"([-_.]?seed[-_=]?|[-_.]s){seed}$", "", name) or name
-
-
-def _distinct(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms with names that several have numbered."""
-    taken: list[str] = []
-    for arm in arms:
-        name, k = arm.name, 1
-        while name in taken:
-            k += 1
-            name = f"{arm.name} ({k})"
-        taken.append(name)
-    return [replace(arm, name=name) for arm, name in zip(arms, taken, strict=True)]
-
-
-def branched(name: str, runs: Mapping[int, Sequence[Record]]) -> list[Arm]:
-    """The arm of some runs, and one for each of their branches."""
-    by_branch: dict[str | None, dict[int, Sequence[Record]]] = {None: dict(runs)}
-    for seed, records in runs.items():
-        for branch in branches_of(records):
-            by_branch.setdefault(branch, {})[seed] = records
-    return [
-        Arm(f"{name}, {branch}" if branch else name, found, branch)
-        for branch, found in by_branch.items()
-    ]
+VIEWS = {"end": "at the end", "equal_tokens": "at equal tokens", "equal_flops": "at equal FLOPs"}
 
 
 def compare(
     arms: Sequence[Arm], *, baseline: str | None = None, metric: str = "loss"
 ) -> dict[str, Any]:
     """Every arm's metrics and costs at its end, and at equal tokens and equal FLOPs: at the least
-    that any run spent, interpolated along each run's records. Ready for JSON.
+    that any arm's run spent, interpolated along each run's records. Ready for JSON.
 
-    baseline: the arm to which differences are taken; the first by default.
+    baseline: the arm to which all differences are taken; by default each arm's own, of arms without
+    one the first's, or else the first arm.
     """
     kept, notes = _finished(arms)
     if not kept:
         raise Invalid("no run is finished, so nothing can be compared; run them to their ends")
-    names = [arm.name for arm in kept]
-    baseline = names[0] if baseline is None else baseline
-    if baseline not in names:
-        raise Invalid(f"--baseline {baseline}: no such finished arm; there are {', '.join(names)}")
+    against, more = _against(kept, baseline)
+    first = next(iter(against.values()))
+    stands = {arm.name: standing(arm, kept).name for arm in kept}
     every = [records for arm in kept for records in arm.runs.values()]
     corpora = dict.fromkeys(c for r in every for c in header_of(r)["recipe"]["corpora"])
     table: dict[str, Any] = {
-        "baseline": baseline,
+        "baseline": first,
         "metric": metric,
         "corpora": list(corpora),
-        "notes": notes + _missing(kept, metric) + _unpaired(kept, baseline),
+        "notes": notes + more + _missing(kept, metric) + _unpaired(kept, against) + _aside(stands),
         "arms": {arm.name: _costs(arm) for arm in kept},
-        "end": _judged(kept, baseline, partial(matrix, metric=metric)),
+        "end": _judged(kept, against, partial(matrix, metric=metric)),
     }
+    there = [arm for arm in kept if stands[arm.name] == arm.name]
+    to = {name: stands[against[name]] for name in against}
     clocks: tuple[Clock, Clock] = ("tokens", "flops")
     for clock in clocks:
-        least = float(np.min([end(records, clock) for records in every]))  # NaN if one is NaN
+        costs = [end(records, clock, arm.branch) for arm in there for records in arm.runs.values()]
+        least = float(np.min(costs))  # NaN if one is NaN
         cut = partial(matrix_at, clock=clock, spent=least, metric=metric)
-        table[f"equal_{clock}"] = {"at": least, **_judged(kept, baseline, cut)}
+        table[f"equal_{clock}"] = {"at": least, **_judged(there, to, cut)}
+        table["notes"] += [
+            f"{VIEWS[f'equal_{clock}']} {arm.name} is cut before the branch: not annealed yet"
+            for arm in there
+            if is_before(arm, clock, least)
+        ]
+    table["notes"] += [note for view in VIEWS for note in _apart(table, view)]
     plain: dict[str, Any] = none_for_nan(table)
     return plain
 
 
+def _against(arms: Sequence[Arm], baseline: str | None) -> tuple[dict[str, str], list[str]]:
+    """Each arm's baseline, and a note for each that is not there."""
+    names = [arm.name for arm in arms]
+    if baseline is not None and baseline not in names:
+        raise Invalid(f"--baseline {baseline}: no such finished arm; there are {', '.join(names)}")
+    wanted = {arm.name: baseline or arm.baseline for arm in arms}
+    first = next((name for name in wanted.values() if name in names), names[0])
+    found = {name: own if own in names else first for name, own in wanted.items()}
+    lost = dict.fromkeys(own for own in wanted.values() if own is not None and own not in names)
+    who = {own: [name for name in names if wanted[name] == own and name != first] for own in lost}
+    return found, [
+        f"{own}, the baseline, is not finished: differences of {', '.join(who[own])} are to {first}"
+        for own in lost
+        if who[own]
+    ]
+
+
 def is_finished(records: Sequence[Record]) -> bool:
-    """Whether a run trained all its phases and was scored after the last of them."""
+    """Whether a run trained all its phases and was scored after the last of them, its branches
+    too."""
     header = header_of(records)
     scores = scores_of(records, "loss").get(header["phases"][-1]["end_step"], {})
     ended = any(r.get("kind") == "end" and r.get("reason") == "finished" for r in records)
-    return bool(scores) and (ended or len(scores) == len(header["recipe"]["corpora"]))
+    every = len(scores) == len(header["recipe"]["corpora"]) and not branches_of(records)
+    return bool(scores) and (ended or every)
 
 
 def _finished(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
@@ -153,7 +116,8 @@ def _finished(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
 
 
 def _missing(arms: Sequence[Arm], metric: str) -> list[str]:
-    """A note for each run that has no number where it should: the means leave it out."""
+    """A note for each run that has no number where it should, which the means leave out, and for
+    each branch that has its run's."""
     notes = []
     for arm in arms:
         for seed, records in arm.runs.items():
@@ -162,17 +126,47 @@ def _missing(arms: Sequence[Arm], metric: str) -> list[str]:
             lost = [m.reason for m in judged if np.isnan(list(m.per_corpus.values())).any()]
             if lost:
                 notes.append(f"{arm.name}, seed {seed}: {lost[0]}; left out of the means")
+        earlier = dict.fromkeys(p for r in arm.runs.values() for p in lent(r, arm.branch).values())
+        if earlier:
+            notes.append(f"{arm.name}: the scores at the end of {', '.join(earlier)} are those of "
+                         "the run, which it left later")  # fmt: skip
     return notes
 
 
-def _unpaired(arms: Sequence[Arm], baseline: str) -> list[str]:
-    """A note where no interval can be given for a difference."""
-    seeds = next(set(arm.runs) for arm in arms if arm.name == baseline)
-    if len(seeds) == 1:
-        return [f"{baseline} has one seed: nothing can be concluded from its figures"]
-    few = [arm.name for arm in arms if len(seeds & set(arm.runs)) < 2]
-    text = f"fewer than two seeds in common with {baseline}, so nothing can be concluded: "
-    return [text + ", ".join(few)] if few else []
+def _unpaired(arms: Sequence[Arm], against: Mapping[str, str]) -> list[str]:
+    """A note for each baseline to which no interval of a difference can be given."""
+    seeds, notes = {arm.name: {*arm.runs} for arm in arms}, []
+    for baseline in dict.fromkeys(against.values()):
+        theirs = [name for name in seeds if against[name] == baseline]
+        few = [name for name in theirs if len(seeds[name] & seeds[baseline]) < 2]
+        if len(seeds[baseline]) == 1:
+            text = f"{baseline} has one seed: nothing can be concluded from its figures"
+        else:
+            text = f"fewer than two seeds in common with {baseline}, so nothing can be concluded: "
+            text += ", ".join(few)
+        notes += [text] if few else []
+    return notes
+
+
+def _aside(stands: Mapping[str, str]) -> list[str]:
+    """A note for each arm that is not there at equal cost."""
+    return [
+        f"{name}: at equal tokens and FLOPs {other} stands for it"
+        for name, other in stands.items()
+        if name != other
+    ]
+
+
+def _apart(table: Mapping[str, Any], view: str) -> list[str]:
+    """A note for each difference without a verdict, as the means are not over the same corpora."""
+    notes = []
+    for arm, metrics in table[view]["differences"].items():
+        apart = dict.fromkeys(corpus for found in metrics.values() for corpus in found["apart"])
+        if apart:
+            both = f"{arm} and {next(iter(metrics.values()))['baseline']}"
+            notes.append(f"{VIEWS[view]} only one of {both} is judged by {', '.join(apart)}: their "
+                         "means are not compared")  # fmt: skip
+    return notes
 
 
 def _costs(arm: Arm) -> dict[str, Any]:
@@ -195,20 +189,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _judged(
-    arms: Sequence[Arm], baseline: str, view: Callable[..., Matrix]
+    arms: Sequence[Arm], against: Mapping[str, str], view: Callable[..., Matrix]
 ) -> dict[str, dict[str, Any]]:
-    """Estimates of each arm, and of its differences to the baseline, by metric."""
-    found = {
-        arm.name: {seed: view(run, branch=arm.branch) for seed, run in arm.runs.items()}
-        for arm in arms
-    }
-    metrics = {
-        arm: {
-            name: {seed: metric(matrix) for seed, matrix in matrices.items()}
+    """Estimates of each arm, and of its differences to its baseline, by metric."""
+    metrics: dict[str, dict[str, dict[int, Metric]]] = {}
+    for arm in arms:
+        found = {seed: view(run, branch=arm.branch) for seed, run in arm.runs.items()}
+        metrics[arm.name] = {
+            name: {seed: metric(matrix) for seed, matrix in found.items()}
             for name, metric in METRICS.items()
         }
-        for arm, matrices in found.items()
-    }
     return {
         "arms": {
             arm: {name: _estimates(by_seed) for name, by_seed in each.items()}
@@ -216,28 +206,41 @@ def _judged(
         },
         "differences": {
             arm: {
-                name: difference(_values(by_seed), _values(metrics[baseline][name]))
+                name: {"baseline": against[arm]} | _difference(by_seed, metrics[against[arm]][name])
                 for name, by_seed in each.items()
             }
             for arm, each in metrics.items()
-            if arm != baseline
+            if against[arm] != arm
         },
     }
+
+
+def _difference(found: Mapping[int, Metric], base: Mapping[int, Metric]) -> dict[str, Any]:
+    """The paired difference of a metric, and of each corpus that both sides have; none of means
+    over corpora that are `apart`: that one side alone has."""
+    pairs = [(metric, base[seed]) for seed, metric in found.items() if seed in base]
+    known = [(a, b) for a, b in pairs if np.isfinite([a.value, b.value]).all()]
+    apart = sorted({corpus for a, b in known for corpus in a.per_corpus.keys() ^ b.per_corpus})
+    common = dict.fromkeys(c for a, b in pairs for c in a.per_corpus if c in b.per_corpus)
+    each = {corpus: difference(_of(found, corpus), _of(base, corpus)) for corpus in common}
+    whole = difference({} if apart else _values(found), _values(base))
+    verdict = {"verdict": "other corpora"} if apart else {}
+    return {**whole, **verdict, "apart": apart, "per_corpus": each}
 
 
 def _values(by_seed: Mapping[int, Metric]) -> dict[int, float]:
     return {seed: metric.value for seed, metric in by_seed.items()}
 
 
+def _of(by_seed: Mapping[int, Metric], corpus: str) -> dict[int, float]:
+    """A corpus's part of a metric."""
+    return {seed: m.per_corpus.get(corpus, float("nan")) for seed, m in by_seed.items()}
+
+
 def _estimates(by_seed: Mapping[int, Metric]) -> dict[str, Any]:
     """The estimate of a metric's mean over corpora, and of each corpus's own."""
     corpora = dict.fromkeys(c for metric in by_seed.values() for c in metric.per_corpus)
-    each = {
-        corpus: asdict(
-            estimate({s: m.per_corpus.get(corpus, float("nan")) for s, m in by_seed.items()})
-        )
-        for corpus in corpora
-    }
+    each = {corpus: asdict(estimate(_of(by_seed, corpus))) for corpus in corpora}
     reasons = [metric.reason for metric in by_seed.values() if metric.reason]
     mean = asdict(estimate(_values(by_seed)))
     return {**mean, "per_corpus": each, "reason": reasons[0] if reasons else None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,11 @@ from treering.analysis.matrix import (
     Row,
     header_of,
     learned_at,
+    matrix,
     scores_of,
 )
-from treering.records import Record
+from treering.analysis.runs import Arm
+from treering.records import ANNEALED, Record
 
 Clock = Literal["tokens", "flops"]
 Floats = NDArray[np.float64]
@@ -57,10 +59,11 @@ def curves(records: Sequence[Record], *, metric: str = "loss", branch: str | Non
 
 
 def spent(records: Sequence[Record], branch: str | None = None) -> Record:
-    """The last step's record, whose tokens and FLOPs are cumulative; of an annealed branch with
-    those that it took beyond."""
-    last: Record = next((r for r in reversed(records) if r.get("kind") == "step"), {})
+    """The last step's record, whose tokens and FLOPs are cumulative; of an annealed branch that of
+    the step at which it left, with those that it took beyond."""
     own: Record = next((r for r in reversed(records) if _of(r, branch)), {})
+    steps = (r for r in reversed(records) if r.get("kind") == "step")
+    last: Record = next((r for r in steps if r["step"] == own.get("step", r["step"])), {})
     more = {name: own.get(f"{name}_beyond", 0) for name in ("tokens", "fresh_tokens", "flops")}
     return last | {n: last[n] + m for n, m in more.items() if last.get(n) is not None}
 
@@ -69,10 +72,38 @@ def _of(record: Record, branch: str | None) -> bool:
     return record.get("kind") == "branch_score" and record.get("branch") == branch
 
 
-def end(records: Sequence[Record], clock: Clock) -> float:
-    """What a run has spent in all; NaN where it was not recorded."""
-    found = spent(records).get(clock, 0.0)
+def end(records: Sequence[Record], clock: Clock, branch: str | None = None) -> float:
+    """What a run, or a branch of it, has spent in all; NaN where it was not recorded."""
+    found = spent(records, branch).get(clock, 0.0)
     return float("nan") if found is None else float(found)
+
+
+def standing(arm: Arm, arms: Sequence[Arm]) -> Arm:
+    """The arm that stands for an arm at equal cost. Runs that were annealed at their ends are there
+    by that branch alone, which spent the most; branches that left earlier, by their runs."""
+    kin = [other for other in arms if other.shares([*arm.runs.values()])]
+    annealed = [other for other in kin if other.branch == ANNEALED and _is_last(other)]
+    whole = [other for other in kin if other.branch is None and arm.branch == ANNEALED]
+    return next(iter([*annealed, *whole]), arm)
+
+
+def _is_last(arm: Arm) -> bool:
+    """Whether its branches left at their runs' ends."""
+    return all(
+        _left(run, arm.branch) == header_of(run)["phases"][-1]["end_step"]
+        for run in arm.runs.values()
+    )
+
+
+def is_before(arm: Arm, clock: Clock, spent: float) -> bool:
+    """Whether a cut lies before annealed branches, one of them at least, had begun."""
+    left = [_spent_by(run, clock, _left(run, arm.branch)) for run in arm.runs.values()]
+    return arm.branch == ANNEALED and any(spent <= begun for begun in left)
+
+
+def _left(records: Sequence[Record], branch: str | None) -> int:
+    """The last step at which a branch was scored; where it was annealed, that at which it left."""
+    return max(scores_of(records, "loss", branch), default=0)
 
 
 def matrix_at(
@@ -87,8 +118,13 @@ def matrix_at(
 
     Its last row is interpolated linearly between the two scores around that point. The corpora of
     the phase that is cut count as learned there. Where the run never spent so much, the last row
-    is NaN.
+    is NaN. An annealed branch is, before it began, the run.
     """
+    if branch == ANNEALED:
+        left = _spent_by(records, clock, _left(records, branch))
+        if not spent <= left:  # nor is NaN
+            return _in_branch(records, clock, (left, spent), metric)
+        branch = None
     found, phases = curves(records, metric=metric, branch=branch), header_of(records)["phases"]
     at = getattr(found, clock)
     known = {float(step): place for place, step in enumerate(found.step)}
@@ -115,3 +151,29 @@ def matrix_at(
     values.append([np.interp(spent, at[seen], c) if reached else np.nan for c in columns])
     learned = learned_at(header_of(records)["recipe"], range(len(rows)))
     return Matrix(np.array(values), tuple(rows), tuple(found.scores), learned, unit=UNITS[metric])
+
+
+def _in_branch(
+    records: Sequence[Record], clock: Clock, span: tuple[float, float], metric: str
+) -> Matrix:
+    """The matrix of an annealed branch that is cut short: span = what was spent where it left its
+    run, and where it is cut."""
+    whole, (left, spent) = matrix(records, metric=metric, branch=ANNEALED), span
+    before = scores_of(records, metric)[whole.rows[-1].step]
+    ends = left, end(records, clock, ANNEALED)
+    known = bool(np.isfinite([*ends, spent]).all()) and spent <= ends[1]
+    values = [
+        np.interp(spent, ends, (before.get(corpus, np.nan), after)) if known else np.nan
+        for corpus, after in zip(whole.corpora, whole.values[-1], strict=True)
+    ]
+    last = replace(whole.rows[-1], label=f"{whole.rows[-1].label}, cut")
+    return replace(
+        whole, values=np.vstack([whole.values[:-1], values]), rows=(*whole.rows[:-1], last)
+    )
+
+
+def _spent_by(records: Sequence[Record], clock: Clock, step: int) -> float:
+    """What a run had spent by a step; NaN where it was not recorded."""
+    found = (r.get(clock) for r in records if r.get("kind") == "step" and r["step"] == step)
+    spent = next(found, None) if step else 0.0
+    return float("nan") if spent is None else float(spent)

@@ -70,8 +70,8 @@ def matrix(
     """The matrix of a run's scores; `ends_only=False` keeps those from within phases too.
 
     metric: "loss" or "bits_per_byte"; branch: of weights scored beside the trained ones, which
-    share their row 0. An unfinished run has the rows of its finished phases. Raises Invalid where
-    there is no header.
+    share their row 0 and the rows of phase ends that were before the branch. An unfinished run
+    has the rows of its finished phases. Raises Invalid where there is no header.
     """
     assert metric in UNITS, f"{metric!r} is not a score's key"
     header = header_of(records)
@@ -80,6 +80,8 @@ def matrix(
     trained = {r["step"]: r.get("tokens") for r in records if r.get("kind") == "step"}
     scores = scores_of(records, metric, branch)
     reached = max(scores, default=0)
+    run = scores_of(records, metric)
+    scores |= {step: run[step] for step in lent(records, branch)}
     rows, finished = [Row("base", 0, 0)], [0]
     for phase in header["phases"]:
         begin, end = rows[-1].step, phase["end_step"]
@@ -120,6 +122,15 @@ def scores_of(
             value = record.get(metric)
             scores[record["step"]][record["corpus"]] = np.nan if value is None else float(value)
     return scores
+
+
+def lent(records: Sequence[Record], branch: str | None) -> dict[int, str]:
+    """The phases, by their last steps, at whose ends a branch was not scored, but later: it left
+    the run later, whose scores stand there."""
+    own = scores_of(records, "loss", branch)
+    ends = {phase["end_step"]: phase["name"] for phase in header_of(records)["phases"]}
+    missing = {step: name for step, name in ends.items() if step < max(own, default=0)}
+    return {} if branch is None else {s: name for s, name in missing.items() if s not in own}
 
 
 def learned_at(recipe: Mapping[str, Any], finished: Sequence[int]) -> dict[str, int]:

@@ -33,7 +33,7 @@ def demo(out: Path, console: Console, *, cache: str | None = None) -> int:
         found = ", ".join(f"{count} of {name}" for name, count in counts.items())
         console.print(f"documents found on this machine: {found}", highlight=False)
     with resources.as_file(resources.files("treering.demo")) as here:
-        asked, cells = study.load(here / "study.toml", out / "text")
+        _, cells = study.load(here / "study.toml", out / "text")
     jobs = min(len(cells), os.cpu_count() or 1)
 
     def engine(
@@ -46,7 +46,7 @@ def demo(out: Path, console: Console, *, cache: str | None = None) -> int:
     if failed:
         console.print(f"failed: {', '.join(failed)}; see {out / 'study/logs'}", highlight=False)
         return 1
-    comparison.show(conduct.conclude(asked, cells, out / "study"), console)
+    comparison.show(conduct.conclude(cells, out / "study"), console)
     for line in samples(cells, out / "study"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"\nthe report is {out / 'study/report.html'}", highlight=False)

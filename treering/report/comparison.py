@@ -6,7 +6,7 @@ sequential       3   3.69 M   4.1e13  7.81 +- 0.05   5.22 +- 0.03   3.88 +- 0.11
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -16,6 +16,8 @@ from rich.text import Text
 
 Comparison = Mapping[str, Any]
 METRICS = ("retained", "learned", "forgetting")
+BY_CORPUS = ("learned", "retained", "forgetting")
+CORPUS = ["arm", "corpus", "after its phase", "at the end", "forgetting"]
 VIEWS = {
     "end": "at the end of each run",
     "equal_tokens": "at equal tokens",
@@ -59,18 +61,19 @@ def markdown(table: Comparison) -> str:
 
 
 def tables(table: Comparison) -> list[tuple[str, list[str], Rows]]:
-    """Title, head and rows of each table: the arms, then those views whose costs differ."""
-    found = []
+    """Title, head and rows of each table: the arms and their corpora, then those views whose costs
+    differ. Differences stand beneath, a table for each baseline."""
+    end, judged = VIEWS["end"], table["end"]
+    found = [(f"arms {end}", *_arms(table))]
+    found += _differences(judged, end)
+    found.append((f"each corpus {end}", CORPUS, _corpora(table, judged["arms"], _mean)))
+    for baseline, arms in _by_baseline(judged).items():
+        rows = _corpora(table, arms, _change)
+        found += [(f"each corpus against {baseline} {end}", CORPUS, rows)] if rows else []
     for view, when in VIEWS.items():
-        if view == "end":
-            title, (head, rows) = f"arms {when}", _arms(table)
-        elif _differ(table, view.removeprefix("equal_")):
-            title, (head, rows) = _title(table, view), _cut(table, view)
-        else:
-            continue
-        found.append((title, head, rows))
-        if len(table["arms"]) > 1:
-            found.append((f"differences to {table['baseline']} {when}", *_differences(table, view)))
+        if view != "end" and _differ(table, view):
+            found.append((_title(table, view), *_cut(table, view)))
+            found += _differences(table[view], when)
     return found
 
 
@@ -105,20 +108,48 @@ def _cut(table: Comparison, view: str) -> tuple[list[str], Rows]:
     return ["arm", *METRICS], rows
 
 
-def _differences(table: Comparison, view: str) -> tuple[list[str], Rows]:
-    head = ["arm", "metric", "difference", "95% (t)", "95% (bootstrap)", "lower", "verdict"]
+def _corpora(
+    table: Comparison, arms: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str]
+) -> Rows:
+    """A row for each corpus of each arm by which it is judged: of each metric its part."""
     rows = []
-    for arm, metrics in table[view]["differences"].items():
-        for metric, found in metrics.items():
-            row = [arm, metric, _number(found["mean"], "+.3f")]
-            row += [_interval(found["t"]), _interval(found["bootstrap"])]
-            rows.append([*row, f"{found['lower']} of {found['n']}", found["verdict"]])
-    return head, rows
+    for arm, metrics in arms.items():
+        for corpus in table["corpora"]:
+            each = [metrics[metric]["per_corpus"].get(corpus) for metric in BY_CORPUS]
+            if any(each):
+                rows.append([arm, corpus, *(cell(found) if found else NONE for found in each)])
+    return rows
 
 
-def _differ(table: Comparison, clock: str) -> bool:
-    spent = [costs[clock] for costs in table["arms"].values() if costs[clock] is not None]
-    return bool(spent) and max(spent) > 1.001 * min(spent)
+def _by_baseline(judged: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The differences of a view, arm by arm, under the baseline to which they are taken."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm, metrics in judged["differences"].items():
+        baseline = next(iter(metrics.values()))["baseline"]
+        found.setdefault(baseline, {})[arm] = metrics
+    return found
+
+
+def _differences(judged: Mapping[str, Any], when: str) -> list[tuple[str, list[str], Rows]]:
+    head = ["arm", "metric", "difference", "95% (t)", "95% (bootstrap)", "lower", "verdict"]
+    tables = []
+    for baseline, arms in _by_baseline(judged).items():
+        rows = []
+        for arm, metrics in arms.items():
+            for metric, found in metrics.items():
+                row = [arm, metric, _number(found["mean"], "+.3f")]
+                row += [_interval(found["t"]), _interval(found["bootstrap"])]
+                rows.append([*row, f"{found['lower']} of {found['n']}", found["verdict"]])
+        tables.append((f"differences to {baseline} {when}", head, rows))
+    return tables
+
+
+def _differ(table: Comparison, view: str) -> bool:
+    """Whether the arms that are there at equal cost spent more than a trifle apart."""
+    clock = view.removeprefix("equal_")
+    spent = [table["arms"][name][clock] for name in table[view]["arms"]]
+    known = [cost for cost in spent if cost is not None]
+    return bool(known) and max(known) > 1.001 * min(known)
 
 
 def notes(table: Comparison) -> list[str]:
@@ -126,11 +157,17 @@ def notes(table: Comparison) -> list[str]:
     return [LEGEND.format(UNITS[table["metric"]]), SHOWN, *table["notes"]]
 
 
-def _mean(found: Mapping[str, Any]) -> str:
+def _mean(found: Mapping[str, Any], form: str = ".3f") -> str:
     if found["mean"] is None:
         return NONE
-    text = _number(found["mean"], ".3f")
+    text = _number(found["mean"], form)
     return text if found["t"] is None else f"{text} ± {(found['t'][1] - found['t'][0]) / 2:.3f}"
+
+
+def _change(found: Mapping[str, Any]) -> str:
+    """A difference, with its verdict where there is one."""
+    shown = f", {found['verdict']}" if found["verdict"] in ("lower", "higher") else ""
+    return _mean(found, "+.3f") + shown
 
 
 def _interval(pair: Sequence[float] | None) -> str:
