@@ -201,8 +201,8 @@ def test_forms_are_chosen_by_what_was_held_out() -> None:
     form, points, law = truth("dcpt")
     table = points | {"loss": noisy(form, law, 0)}
     held = splits(table)
-    assert list(held) == ["twice the tokens", "a share between", "the largest share"]
-    ranked = choose([L5, L1, L3], table, {n: held[n] for n in list(held)[:2]})
+    assert list(held)[1:] == ["twice the tokens", "a share between", "the largest share"]
+    ranked = choose([L5, L1, L3], table, {n: held[n] for n in list(held)[1:3]})
     assert [found.fit.form.name for found in ranked] == ["dcpt-l3", "dcpt-l1", "dcpt-l5"]
     assert ranked[0].error < 2 * NOISE
 

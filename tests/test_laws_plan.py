@@ -10,6 +10,7 @@ import pytest
 from recorded import Record, header
 from synthetic import grid
 
+from treering import verbs_plan
 from treering.analysis.laws.dcpt import L3
 from treering.analysis.laws.pilots import losses, table
 from treering.cli import main
@@ -22,6 +23,12 @@ UNIT = {"N": 1e6, "D": 8e6}
 def predicted(parameters: np.ndarray, size: float, tokens: float, share: float) -> float:
     point = {"N": size / UNIT["N"], "D": tokens / UNIT["D"], "share": share}
     return float(L3.predict(parameters, {n: np.array([v]) for n, v in point.items()})[0])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is held out, which takes most of the time."""
+    monkeypatch.setattr(verbs_plan, "splits", lambda points: {})
 
 
 def lines() -> list[list[str]]:
@@ -51,10 +58,11 @@ def test_fit_prints_the_law_and_what_was_held_out(
     assert main(["plan", "fit", path, "--old", "en", "--resamples", "100"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "60 points, 12 runs" in said and "parameters that multiply" in said
-    assert "gamma" in said and "twice the" in said
+    assert "gamma" in said and "largest N" in said and "twice the" in said
     assert said.rindex("dcpt-l3") < said.rindex("dcpt-l1")
 
 
+@pytest.mark.usefixtures("quick")
 def test_ask_recommends_what_a_search_of_the_truth_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +80,7 @@ def test_ask_recommends_what_a_search_of_the_truth_does(
     assert "95% interval" in said and "extrapolated" not in said
 
 
+@pytest.mark.usefixtures("quick")
 def test_ask_tells_how_far_it_is_beyond_the_pilots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,11 +105,6 @@ ASK = ["plan", "ask", "CSV", "--budget", "1e14", "--learn", "fr", "--keep", "en=
             "en = nan at point 3",
         ),
         (FIT, lambda rows: [*rows[:3], [*rows[3][:4], "", "3"], *rows[4:]], "en is not a number"),
-        (
-            FIT,
-            lambda rows: [[*r[:4], r[5], r[4]] for r in rows],
-            "en: its loss rises with its share",
-        ),
         (FIT, lambda rows: [[r[0], "0", *r[2:]] for r in rows], "leave out points at D = 0"),
         (FIT, lambda rows: [[*r[:2], "1", *r[3:]] for r in rows], "replay = 1: a share"),
         (FIT, lambda rows: [], "no points"),

@@ -13,15 +13,18 @@ import tiny
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
-from test_laws_plan import lines, pilot, written
+from test_laws_plan import lines, pilot, quick, written
 
 from treering import config, model, piloting, study, tables
-from treering.analysis.laws.pilots import before, table
+from treering.analysis.laws import before
+from treering.analysis.laws.manner import manner
+from treering.analysis.laws.pilots import runs, table
 from treering.cli import main
 from treering.report.law import levels, of_level
 from treering.report.planning import _count
 from treering.shapes import PRESETS, Shape, shape
 
+__all__ = ["quick"]
 PLANNED = {"depth": 4, "width": 64, "heads": 4, "mlp": 172, "tied": True}
 
 
@@ -71,13 +74,13 @@ def test_a_study_is_written_that_costs_what_it_says(
     assert "3 sizes, replay 0, 0.02, 0.05, 0.15, 0.4, seeds 3, 12,800 tokens of fr" in said
     _, cells = study.load(out, planned.parent)
     assert len(cells) == 45
-    per_run = 25_600 + 0.2 * 12_800 * (1 + 0.5 + 0.25 + 0.125)
+    per_run = 25_600 + 2 * 0.2 * 12_800 * (1 + 0.5 + 0.25 + 0.125)  # of both phases
     sizes = {cell.arm: shape(cell.recipe.model).multiplying(300) for cell in cells}
     flops = sum(6 * sizes[cell.arm] * per_run for cell in cells)
     assert float(said.split(" FLOPs of")[0].split()[-1]) == pytest.approx(flops, rel=0.01)
     one = cells[0].recipe
     assert one.schedule["kind"] == "constant" and one.anneal.at == (0.125, 0.25, 0.5)
-    assert one.anneal.tokens == 2560 and one.anneal.phases == ("fr",)
+    assert one.anneal.tokens == 2560 and one.anneal.phases == ("en", "fr")
     part = [shape(c.recipe.model).layers / shape(tables.Model(**PLANNED)).layers for c in cells]
     assert sorted(set(part)) == pytest.approx([1 / 8, 1 / 4, 1 / 2], rel=0.1)
 
@@ -143,11 +146,11 @@ def test_annealed_branches_are_the_points_of_a_run_that_has_them(tmp_path: Path)
         log.writelines(json.dumps(record) + "\n" for record in more)
     points = table([str(flat)])
     assert list(points["D"]) == [2400, 6000] and list(points["t2"]) == [2.3, 2.0]
-    assert before([str(flat)], "t1") is None  # of the trunk, not of annealed weights
 
 
 def test_pilots_run_and_are_learned_from(planned: Path, tmp_path: Path) -> None:
-    """One cell of the study, in truth: four points, at the trunk's tokens and a fifth more."""
+    """One cell of the study, in truth: four points, at the trunk's tokens and a fifth more, and a
+    loss before of annealed weights."""
     out = tmp_path / "pilots.toml"
     assert asked(planned, out, "1e14", "--shares", "0,0.1,0.4") == 0
     _, cells = study.load(out, planned.parent)
@@ -155,14 +158,65 @@ def test_pilots_run_and_are_learned_from(planned: Path, tmp_path: Path) -> None:
     resolved = tmp_path / "cell.toml"
     resolved.write_text(config.to_toml(cell.recipe))
     tiny.run(resolved, tmp_path / "run")
-    points = table([str(tmp_path / "run")])
+    made = [str(tmp_path / "run")]
+    points = table(made)
     assert len(points["D"]) == 4 and set(points["replay"]) == {0.1}
     of_step = cell.recipe.batch.tokens
     wanted = [0.125 * 12_800, 0.25 * 12_800, 0.5 * 12_800, 12_800]
     assert list(points["D"]) == pytest.approx([1.2 * w for w in wanted], abs=2 * of_step)
     assert (points["fr"] > 0).all() and (points["en"] > 0).all()
+    (_, run), at = runs(made)[0], (200, "en")
+    trunk = [r["loss"] for r in run if r["kind"] == "score" and (r["step"], r["corpus"]) == at]
+    (loss,) = before.of_run(run, "en")
+    assert 0 < loss < trunk[0]
+    rate = manner(runs(made))
+    assert rate is not None and rate.schedule["kind"] == "constant"
+    assert rate.part == pytest.approx(0.2, abs=0.01) and rate.anneal["shape"] == "1-sqrt"
 
 
+def test_of_a_phase_that_is_too_short_that_is_said(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the budget; as long as is advised it is enough."""
+    given = tomllib.loads(planned.read_text())
+    given["phases"][1]["tokens"] = 10_176
+    short = planned.with_name("short.toml")
+    short.write_text(tomli_w.dumps(given))
+    assert asked(short, tmp_path / "a.toml", "1e30") == 2
+    said = capsys.readouterr().err
+    assert "phases[1].tokens = 10176: fr is too short" in said and "give" not in said
+    assert "lengthen the phase to 10,240 tokens" in said
+    given["phases"][1]["tokens"] = 10_240
+    short.write_text(tomli_w.dumps(given))
+    assert asked(short, tmp_path / "a.toml", "1e30") == 0
+
+
+@pytest.mark.parametrize("batch", [64, 128])
+def test_a_budget_that_is_said_to_suffice_does(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], batch: int
+) -> None:
+    given = tomllib.loads(planned.read_text())
+    given["batch"]["tokens"], given["phases"][1]["tokens"] = batch, 160 * batch
+    other = planned.with_name(f"by-{batch}.toml")
+    other.write_text(tomli_w.dumps(given))
+    assert asked(other, tmp_path / "a.toml", "1e9") == 2
+    enough = capsys.readouterr().err.split("give ")[1].split(" FLOPs")[0]
+    assert asked(other, tmp_path / "a.toml", enough) == 0
+
+
+def test_what_to_run_next_is_said_with_the_folder_of_the_data(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = tmp_path / "pilots.toml", str(planned.parent)
+    assert asked(planned, out, "1e14", "--data", data) == 0
+    said = f"treering study {out} --data {data} --out PILOTS --jobs 2"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert f"pilots.toml --data {data} --out PILOTS" in out.read_text()
+    assert asked(planned, tmp_path / "b.toml", "1e14") == 0
+    assert "--data" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_recommended_recipe_is_written_and_the_law_drawn(
     planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +276,9 @@ def test_the_plan_is_a_page_whose_charts_are_drawn(
     (rows,), (held,) = made.of["plan"], made.of["held"]
     assert [row[0] for row in rows[1:]] == ["N", "replay", "loss of en", "loss of fr"]
     assert all(cell in said for row in rows[1:] for cell in row)
-    assert held[0][:2] == ["loss of", "twice the tokens"] and len(held) == 3
+    assert held[0][:4] == ["loss of", "law", "largest N", "twice the tokens"]
+    assert [row[:2] for row in held[1:3]] == [["en", "dcpt-l3"], ["en", "dcpt-l1"]]
+    assert [row[0] for row in held[3:]] == ["fr", "fr"]
     if browser.chromium() is None:
         pytest.skip("no Chromium here")
     shown = browser.show(page)

@@ -144,10 +144,12 @@ def _plan_verbs(known: Any) -> None:
     ask = verbs_of.add_parser("ask", help="the best size and replay share for a budget")
     ask.add_argument("--budget", type=float, required=True, metavar="FLOPS", help="6 N D")
     ask.add_argument(
-        "--keep", required=True, metavar="CORPUS=1%%", help="its loss may rise so much"
-    )
+        "--keep", action="append", required=True, metavar="CORPUS=1%%",
+        help="its loss may rise so much; of several all are kept",
+    )  # fmt: skip
     ask.add_argument("--learn", required=True, metavar="CORPUS", help="its loss is to be least")
-    ask.add_argument("--before", type=float, metavar="NATS", help="loss of --keep's corpus before")
+    before = "loss of --keep's corpus before, at every size; of several CORPUS=NATS each"
+    ask.add_argument("--before", action="append", metavar="NATS", help=before)
     ask.add_argument("--size", type=float, metavar="N", help="of the model, if it is given")
     ask.add_argument("--page", metavar="FILE.html", help="laws, points, choices, in a browser")
     ask.add_argument("--recipe", help="what is planned; as recommended it is written to --out")

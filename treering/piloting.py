@@ -4,6 +4,7 @@
     shares       five, one of them without replay, which no law can guess
     tokens       each run is one long trunk at a constant rate; in its last phase branches are
                  annealed after an eighth, a quarter, a half and all of it: one run, four points
+    before       the phase before it has such branches, too: that at its end tells the loss before
 
 All phases are as long as the budget allows, up to the recipe's own lengths. What is left goes into
 seeds.
@@ -13,11 +14,13 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tomli_w
 
+from treering.analysis.laws.manner import Manner
 from treering.config import Invalid, Recipe, Table
 from treering.grid import merged
 from treering.shapes import Shape, shape
@@ -25,7 +28,7 @@ from treering.shapes import Shape, shape
 PARTS = (1 / 8, 1 / 4, 1 / 2)  # of the planned layers
 SHARES = (0.0, 0.02, 0.05, 0.15, 0.4)
 WITHIN = (0.125, 0.25, 0.5)  # of the last phase; and its end
-FALL = 0.2  # tokens of a branch, as a share of those before it in the phase
+FALL = 0.2  # tokens of a branch, as a share of those before it in the last phase
 FEWEST = 20  # steps before the first branch
 SEEDS = 3
 SIZES = ("preset", "depth", "width", "heads", "mlp", "tied")
@@ -71,52 +74,124 @@ def pilots(
         raise Invalid(f"model: of {planned.layers:,} parameters in its layers there are no smaller "
                       "ones to learn from; plan a larger one")  # fmt: skip
     sizes = {name: made.multiplying(vocabulary) for name, made in shapes.items()}
-    whole = [phase.tokens for phase in recipe.phases]
-    beside = FALL * whole[-1] * sum((*WITHIN, 1.0))
+    whole, last = [phase.tokens for phase in recipe.phases], recipe.phases[-1]
+    beside = FALL * last.tokens * sum((*WITHIN, 1.0)) * len(_annealed(recipe))
     once = 6.0 * sum(sizes.values()) * len(shares) * (sum(whole) + beside)
     part = min(1.0, budget / once)
-    least = FEWEST * recipe.batch.tokens / (WITHIN[0] * whole[-1])
+    fewest = math.ceil(FEWEST / WITHIN[0]) * recipe.batch.tokens
+    if last.tokens < fewest:
+        raise Invalid(
+            f"phases[{len(whole) - 1}].tokens = {last.tokens}: {last.name} is too short for pilots "
+            f"to be scored {len(WITHIN) + 1} times in it, whatever the budget; lengthen the phase "
+            f"to {fewest:,} tokens"
+        )
+    least = fewest / last.tokens
     if part < least:
         raise Invalid(
-            f"--budget {budget:g}: is {part * whole[-1]:,.0f} tokens of {recipe.phases[-1].name} "
+            f"--budget {budget:g}: is {part * last.tokens:,.0f} tokens of {last.name} "
             f"for each of {len(sizes) * len(shares)} pilots, too few to be scored "
-            f"{len(WITHIN) + 1} times; give {least * once:.2g} FLOPs at least"
+            f"{len(WITHIN) + 1} times; give {_up(least * once):.2g} FLOPs at least"
         )
     seeds = max(1, min(SEEDS, math.floor(budget / once)))
     tokens = tuple(_steps(part * each, recipe) * recipe.batch.tokens for each in whole)
     return Pilots(shapes, sizes, shares, seeds, tokens, part * once * seeds)
 
 
-def recommended(
-    table: Table, recipe: Recipe, vocabulary: int, size: float, tokens: float, replay: float
-) -> str:
-    """The recipe in a table with a model of about `size` multiplying parameters, so many tokens in
-    its last phase, replayed ones among them, and that replay share; TOML. A model that is read from
-    a folder stays as it is."""
-    own = tokens if recipe.replay.budget == "total" else tokens * (1 - replay)
-    last = _steps(own, recipe) * recipe.batch.tokens
-    phases = [dict(phase) for phase in table["phases"]]
-    phases[-1]["tokens"] = last
-    over: Table = {"phases": phases, "replay": {"share": round(replay, 4)}}
+@dataclass(frozen=True)
+class Template:
+    """A recipe that what is recommended is laid over: as it is written, resolved, and its ids; and
+    how the rate went in the pilots, where that is known."""
+
+    table: Table
+    recipe: Recipe
+    vocabulary: int
+    manner: Manner | None
+
+
+def recommended(begin: Template, size: float, tokens: float, replay: float) -> str:
+    """The recipe with a model of about `size` multiplying parameters, so many tokens in its last
+    phase, replayed and annealed ones among them, and that replay share; TOML. A model that is read
+    from a folder stays as it is."""
+    table, recipe = begin.table, begin.recipe
+    over = _lasting(begin, tokens, replay) | {"replay": {"share": round(replay, 4)}}
     words = [f"{tokens:.3g} tokens of {recipe.phases[-1].name} with {replay:.2%} replay"]
     if recipe.model.from_ is None:
         made = planned = shape(recipe.model)
         for _ in range(8):  # what is not in the layers depends on the width
-            beside = made.multiplying(vocabulary) - made.layers
+            beside = made.multiplying(begin.vocabulary) - made.layers
             made = planned.scaled(max(size - beside, size / 20))
-        words.append(f"N = {made.multiplying(vocabulary):,} parameters that multiply")
+        words.append(f"N = {made.multiplying(begin.vocabulary):,} parameters that multiply")
         kept = {key: value for key, value in table.get("model", {}).items() if key not in SIZES}
         table = table | {"model": kept | asdict(made)}
     head = f"# Recommended by treering plan ask: {', '.join(words)}.\n"
-    return head + tomli_w.dumps(merged(table, over))
+    rest = {key: value for key, value in table.items() if key != "anneal"}
+    return head + tomli_w.dumps(merged(rest, over))
+
+
+def _lasting(begin: Template, tokens: float, replay: float) -> Table:
+    """Of the recipe its phases, the last one trained for so many tokens in all; and where pilots
+    were annealed their schedule, and a branch as long as theirs, which these are among."""
+    recipe, manner = begin.recipe, begin.manner
+    share = replay if recipe.replay.budget == "batch" else 0.0  # a step trains more than its batch
+    steps = _steps(tokens * (1 - share), recipe)
+    part = manner.part if manner else 0.0
+    branch = min(steps - 1, max(1, round(steps * part / (1 + part)))) if part else 0
+    own = (steps - branch) * recipe.batch.tokens
+    phases = [dict(phase) for phase in begin.table["phases"]]
+    phases[-1]["tokens"] = round(own * (1 - replay)) if recipe.replay.budget == "fresh" else own
+    if manner is None or not branch:
+        return {"phases": phases}
+    anneal = {"tokens": branch * recipe.batch.tokens, "phases": [recipe.phases[-1].name]}
+    peak = {key: recipe.schedule[key] for key in ("peak",) if key in recipe.schedule}
+    return {
+        "phases": phases,
+        "schedule": peak | manner.schedule,
+        "anneal": manner.anneal | anneal,
+    }
+
+
+def moved(table: Table, found: Table, out: Path) -> Table:
+    """A recipe's table with its relative paths as they are from where `out` lies; `found` is the
+    table resolved. What it leaves as it is, such as the name of a model of the hub, stays."""
+    made = dict(table)
+    for key, value in table.items():
+        at = found.get(key)
+        if isinstance(value, dict) and isinstance(at, dict):
+            made[key] = moved(value, at, out)
+        elif isinstance(value, str) and isinstance(at, str) and value != at:
+            made[key] = value if value[:1] in ("~", os.sep) else relative(Path(at), out)
+    return made
+
+
+def relative(path: Path, out: Path) -> str:
+    """A path as it is from the folder of `out`, links followed, or ".." would lead elsewhere."""
+    return os.path.relpath(path.parent.resolve() / path.name, out.parent.resolve())
+
+
+def command(verb: str, file: Path | str, to: str, data: str | None) -> str:
+    """What to run next, as it is typed."""
+    words = ["treering", verb, str(file), *(["--data", data] if data else []), "--out", to]
+    return shlex.join(words)
 
 
 def _steps(tokens: float, recipe: Recipe) -> int:
     return max(1, round(tokens / recipe.batch.tokens))
 
 
-def study(found: Pilots, recipe: Recipe, base: Path, out: Path) -> str:
-    """The study as TOML, over the recipe in the file `base`; `out` is where it will lie."""
+def _annealed(recipe: Recipe) -> list[str]:
+    """Phases that have branches: the last, and the one before it."""
+    return [phase.name for phase in recipe.phases[-2:]]
+
+
+def _up(flops: float) -> float:
+    """The next number of two digits, so that as much as is asked for is enough."""
+    unit = 10.0 ** (math.floor(math.log10(flops)) - 1)
+    return math.ceil(flops / unit) * unit
+
+
+def study(found: Pilots, recipe: Recipe, base: Path, out: Path, data: str | None = None) -> str:
+    """The study as TOML, over the recipe in the file `base`, whose paths are relative to `data`;
+    `out` is where it will lie."""
     last = found.tokens[-1]
     phases: list[Table] = [
         {"name": phase.name, "tokens": tokens, "mixture": dict(phase.mixture)}
@@ -126,14 +201,14 @@ def study(found: Pilots, recipe: Recipe, base: Path, out: Path) -> str:
     model: Table = {"kind": kept.kind, "attention": kept.attention, "dropout": kept.dropout}
     peak, warmup = recipe.schedule["peak"], recipe.schedule.get("warmup", 0.01)
     table: Table = {
-        "base": os.path.relpath(base.absolute(), out.absolute().parent),
+        "base": relative(base.absolute(), out),
         "grid": {"replay": {"share": list(found.shares)}, "seed": list(range(found.seeds))},
         "common": {
             "phases": phases,
             "schedule": {"kind": "constant", "peak": peak, "warmup": warmup},
             "anneal": {
                 "tokens": round(FALL * last),
-                "phases": [recipe.phases[-1].name],
+                "phases": _annealed(recipe),
                 "at": list(WITHIN),
             },
             "evaluate": {"every_tokens": sum(found.tokens)},
@@ -143,6 +218,6 @@ def study(found: Pilots, recipe: Recipe, base: Path, out: Path) -> str:
     words = [
         f"Pilots: {found.runs} runs, {found.cost:.3g} FLOPs (6 N D), "
         f"{len(WITHIN) + 1} points each, the ends of annealed branches.",
-        f"treering study {out.name} --out PILOTS --jobs 2, then treering plan fit PILOTS",
+        f"{command('study', out.name, 'PILOTS', data)} --jobs 2, then treering plan fit PILOTS",
     ]
     return "".join(f"# {line}\n" for line in words) + tomli_w.dumps(table)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from treering import config, piloting
+from treering import config, piloting, schema
+from treering.analysis.laws.manner import Manner
 from treering.atomic import replacing
-from treering.config import Invalid, Recipe, Table
-from treering.piloting import Pilots
+from treering.config import Invalid, Recipe
+from treering.piloting import Pilots, Template, command
 
 
 def pilots(options: argparse.Namespace) -> int:
@@ -25,40 +25,56 @@ def pilots(options: argparse.Namespace) -> int:
     recipe = config.load(base, data=options.data)
     found = piloting.pilots(recipe, vocabulary(recipe), options.budget, _shares(options.shares))
     with replacing(out) as beside:
-        beside.write_text(piloting.study(found, recipe, base, out), encoding="utf-8")
+        beside.write_text(piloting.study(found, recipe, base, out, options.data), encoding="utf-8")
     _show(found, recipe, options.budget)
-    print(f"{out}: treering study {out} --out PILOTS --jobs 2")
+    print(f"{out}: {command('study', out, 'PILOTS', options.data)} --jobs 2")
     return 0
 
 
-@dataclass(frozen=True)
-class Template:
-    """The recipe that `treering plan ask` changes: as it is written, resolved, and its ids."""
-
-    table: Table
-    recipe: Recipe
-    vocabulary: int
-
-
-def template(options: argparse.Namespace) -> Template:
-    """`--recipe`, before anything is computed. Raises Invalid for one that cannot follow what is
-    recommended, and where there is something at `--out` already."""
-    free(Path(options.out))
+def template(options: argparse.Namespace, manner: Manner | None) -> Template:
+    """`--recipe`, before anything is computed, its paths relative to where `--out` will lie. Raises
+    Invalid for one that cannot follow what is recommended, and where there is something at `--out`
+    already."""
+    out = Path(options.out)
+    free(out)
     recipe = config.load(options.recipe, data=options.data)
     if recipe.model.from_ is not None and not options.size:
         raise Invalid(
             f"--recipe {options.recipe}: its model is read from {recipe.model.from_}, so its size "
             "is given; say it, by --size N"
         )
-    return Template(config.toml(Path(options.recipe)), recipe, vocabulary(recipe))
+    table = config.toml(Path(options.recipe))
+    if options.data is None:
+        table = piloting.moved(table, schema.values(recipe), out)
+    return Template(table, recipe, vocabulary(recipe), manner)
 
 
-def recommend(begin: Template, out: Path, size: float, tokens: float, replay: float) -> None:
-    """Writes a recipe with that size, length and share to `out`."""
-    text = piloting.recommended(begin.table, begin.recipe, begin.vocabulary, size, tokens, replay)
+def recommend(begin: Template, options: argparse.Namespace, planned: tuple[float, ...]) -> None:
+    """Writes a recipe with that size, length and share to `--out`, and says how its rate goes."""
+    out = Path(options.out)
     with replacing(out) as beside:
-        beside.write_text(text, encoding="utf-8")
-    print(f"{out}: treering run {out} --out RUN")
+        beside.write_text(piloting.recommended(begin, *planned), encoding="utf-8")
+    print(_manner(begin))
+    _over(begin.recipe)
+    print(f"{out}: {command('run', out, 'RUN', options.data)}")
+
+
+def _manner(begin: Template) -> str:
+    """How the rate of the recipe goes, and whether the law is of such runs."""
+    manner, recipe = begin.manner, begin.recipe
+    kept = "the recipe keeps its schedule, and has no [anneal]"
+    if manner is None:
+        return f"A CSV does not tell how the rate of its runs went: {kept}."
+    own, theirs = recipe.schedule.get("kind"), manner.schedule.get("kind")
+    if manner.part:
+        name = recipe.phases[-1].name
+        return (
+            f"The law is of annealed branches: the recipe has the pilots' schedule ({theirs}), and "
+            f"a branch of the last {manner.part / (1 + manner.part):.0%} of the tokens of {name}; "
+            f"what was predicted is RUN/annealed/{name}."
+        )
+    other = "" if own == theirs else f" It is {own}, that of the pilots {theirs or 'not one'}."
+    return f"The law is of runs that were not annealed: {kept}.{other}"
 
 
 def free(out: Path) -> None:
@@ -96,8 +112,12 @@ def _show(found: Pilots, recipe: Recipe, budget: float) -> None:
         f"{found.tokens[-1]:,} tokens of {recipe.phases[-1].name}; "
         f"{found.cost:.3g} FLOPs of {budget:.3g} (6 N D)"
     )
+    _over(recipe)
+
+
+def _over(recipe: Recipe) -> None:
     if recipe.replay.memory.get("over", "all") == "all":
-        console.print(
+        Console().print(
             "replay.memory.over = 'all': the new corpus is replayed, too; with 'past' only old "
             "text is, as the laws have it"
         )

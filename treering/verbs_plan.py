@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from treering.analysis.laws import KINDS, pilots
-from treering.analysis.laws.answers import Budget, answer
+from treering.analysis.laws import KINDS, before, doubts, pilots
+from treering.analysis.laws.answers import Budget, Within, answer
+from treering.analysis.laws.before import Before
 from treering.analysis.laws.bootstrap import Resampled, bootstrap
+from treering.analysis.laws.fitting import Search
 from treering.analysis.laws.fitting import fit as fitted
 from treering.analysis.laws.form import Array, Form
-from treering.analysis.laws.holdout import Judged, Mask, choose, judge, splits
+from treering.analysis.laws.holdout import Judged, Mask, choose, splits
+from treering.analysis.laws.manner import manner
+from treering.analysis.laws.pilots import Run
 from treering.analysis.laws.points import SPARE
 from treering.atomic import replacing
 from treering.config import Invalid
 from treering.report import law as law_figure
 from treering.report import planning
-from treering.report.planning import Planned
+from treering.report.planning import Kept, Planned
 from treering.schema import near
 from treering.verbs_pilots import recommend, template
 
@@ -37,12 +41,17 @@ def fit(options: argparse.Namespace) -> int:
         law_figure.form_of(figure)
     form, new = _form(options.law), options.new is not None
     corpus = options.new if new else options.old
-    points = pilots.losses(pilots.table(options.pilots), corpus, new=new)
+    table = pilots.table(options.pilots)
+    points = pilots.losses(table, corpus, new=new)
     laws = _resampled(form, points, options.resamples)
-    other = KINDS["dcpt-l1" if options.law != "dcpt-l1" else "dcpt-l5"]
-    held = _splits(max(form, other, key=lambda each: len(each.names)), points)
-    judged = choose([form, other], points, held) if held else [Judged(laws.fit, {})]
+    judged = _judged(laws, points)
     console, law = Console(), laws.fit
+    for text in (
+        *doubts.of_runs(pilots.runs(options.pilots)),
+        *doubts.of_points(table, points),
+        *doubts.of_losses(points, corpus, new=new),
+    ):
+        console.print(text)
     n, runs = len(points["loss"]), laws.runs
     console.print(f"{form.name}, loss of {corpus}: {form.source}")
     console.print(f"{n} points, {runs} runs; N = {_range(points['N'])} parameters that multiply, "
@@ -52,7 +61,7 @@ def fit(options: argparse.Namespace) -> int:
     console.print(f"residuals: {quality['rms']:.2%} rms, {quality['worst']:.4f} nats at worst")
     if law.at_bounds:
         console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
-    _held_out(judged, console)
+    _held_out(judged, console, corpus)
     if figure is not None:
         law_figure.draw(laws, points, figure, corpus)
         print(figure)
@@ -62,44 +71,53 @@ def fit(options: argparse.Namespace) -> int:
 def ask(options: argparse.Namespace) -> int:
     """Prints the size and the replay share for a budget that keep old corpora within their limits,
     with intervals, and how far that is beyond the pilots."""
-    table = pilots.table(options.pilots)
     if not 0 < options.budget < np.inf:
         raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e20")
     if (options.recipe is None) != (options.out is None):
         raise Invalid("--recipe and --out: give both, to write the recommended recipe, or neither")
-    begin = None if options.recipe is None else template(options)
-    corpus, tolerance = _kept(options.keep)
-    before = options.before if options.before else pilots.before(options.pilots, corpus)
-    if before is None:
-        raise Invalid(f"--keep {options.keep}: the loss before is not known; give --before NATS")
-    limit = before * (1 + tolerance)
-    form = _form(options.law)
-    old_points = pilots.losses(table, corpus, new=False)
-    new_points = pilots.losses(table, options.learn, new=True)
-    old, new = (_resampled(form, p, options.resamples) for p in (old_points, new_points))
-    known = table["N"]
-    sizes = (
-        np.array([options.size])
-        if options.size
-        else np.geomspace(known.min(), known.max() * 100, 61)
-    )
-    choices = Budget(options.budget, sizes, REPLAYS)
-    answers = [answer(lambda a, b, i=i: choices.best(a, b, limit)[i], new, old) for i in range(3)]
-    if np.isnan(answers[0].value):
-        raise Invalid(f"--keep {options.keep}: no size and share hold {corpus} within {limit:.4f} "
-                      f"nats at {options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
-    size, replay, learned = answers
-    asked = {corpus: (form, old_points), options.learn: (form, new_points)} if options.page else {}
-    held = {name: judge(*pair, _splits(*pair)) for name, pair in asked.items()}
-    found = Planned(corpus, options.learn, limit, choices, size, replay, learned, old, new, held)
+    trained = pilots.runs(options.pilots)
+    begin = None if options.recipe is None else template(options, manner(trained))
+    wanted = _kept(options, trained)
+    found = _planned(options, wanted, doubts.of_runs(trained))
     _show(found)
     if options.page is not None:
         with replacing(Path(options.page)) as beside:
             beside.write_text(planning.page(found), encoding="utf-8")
         print(options.page)
     if begin is not None:
-        recommend(begin, Path(options.out), size.value, found.tokens, replay.value)
+        recommend(begin, options, (found.size.value, found.tokens, found.replay.value))
     return 0
+
+
+def _planned(
+    options: argparse.Namespace, wanted: Mapping[str, tuple[float, Before]], said: Sequence[str]
+) -> Planned:
+    """What is best. Raises Invalid where nothing keeps what is wanted."""
+    form, table = _form(options.law), pilots.table(options.pilots)
+    of = {corpus: pilots.losses(table, corpus, new=False) for corpus in wanted}
+    of[options.learn] = pilots.losses(table, options.learn, new=True)
+    laws = {name: _resampled(form, points, options.resamples) for name, points in of.items()}
+    kept = [Kept(name, laws[name], known, factor) for name, (factor, known) in wanted.items()]
+    many = np.geomspace(table["N"].min(), table["N"].max() * 100, 61)
+    sizes = np.array([options.size]) if options.size else many
+    choices, new = Budget(options.budget, sizes, REPLAYS), laws[options.learn]
+    limits = [each.limit(choices.table()[0]) for each in kept]
+    size, replay, learned = (
+        answer(lambda a, *old, i=i: choices.best(a, Within(old, limits), 1.0)[i], new,
+               *(each.law for each in kept))
+        for i in range(3)
+    )  # fmt: skip
+    if np.isnan(size.value):
+        raise Invalid(f"--keep {' '.join(options.keep)}: no size and share hold that at "
+                      f"{options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
+    told = [*said, *doubts.of_points(table, of[options.learn])]
+    for name, points in of.items():
+        told += doubts.of_losses(points, name, new=name == options.learn)
+    if options.before and not options.size:
+        told.append("--before is taken for the loss before at every N; give --size N with that "
+                    "model's own")  # fmt: skip
+    held = {name: _judged(laws[name], points) for name, points in of.items()}
+    return Planned(kept, options.learn, choices, size, replay, learned, new, held, told)
 
 
 def _show(found: Planned) -> None:
@@ -109,6 +127,8 @@ def _show(found: Planned) -> None:
         table.add_row(*row)
     console.print(planning.sentence(found))
     console.print(table)
+    for name, judged in found.held.items():
+        _held_out(judged, console, name)
     for text in planning.warnings(found):
         console.print(text)
 
@@ -119,13 +139,58 @@ def _form(name: str) -> Form:
     return KINDS[name]
 
 
+def _judged(laws: Resampled, points: Mapping[str, Array]) -> list[Judged]:
+    """The law and a competitor by what was held out, the better one first; where nothing can be,
+    the law alone."""
+    form = laws.fit.form
+    other = KINDS["dcpt-l1" if form is not KINDS["dcpt-l1"] else "dcpt-l5"]
+    held = _splits(max(form, other, key=lambda each: len(each.names)), points)
+    quick = Search(starts=3)
+    return choose([form, other], points, held, search=quick) if held else [Judged(laws.fit, {})]
+
+
 def _splits(form: Form, points: Mapping[str, Array]) -> dict[str, Mask]:
     """What may be held out so that enough is left to fit."""
     least = len(form.names) + SPARE
     return {name: mask for name, mask in splits(points).items() if (~mask).sum() >= least}
 
 
-def _kept(text: str) -> tuple[str, float]:
+def _kept(
+    options: argparse.Namespace, trained: Sequence[tuple[int, Run]]
+) -> dict[str, tuple[float, Before]]:
+    """How many times its loss before each corpus of --keep may have, and that loss."""
+    told, found = _told(options), dict[str, tuple[float, Before]]()
+    for text in options.keep:
+        corpus, tolerance = _tolerance(text)
+        if corpus in found or corpus == options.learn:
+            raise Invalid(f"--keep {text}: {corpus} is named twice; name it once")
+        nats = told.get(corpus)
+        loss = before.known(trained, corpus) if nats is None else before.given(nats)
+        if loss is None:
+            more = f"{corpus}=NATS" if len(options.keep) > 1 else "NATS"
+            raise Invalid(f"--keep {text}: the loss before is not known; give --before {more}")
+        found[corpus] = 1 + tolerance, loss
+    return found
+
+
+def _told(options: argparse.Namespace) -> dict[str, float]:
+    """Losses of --before by corpus; of one corpus alone it needs no name."""
+    corpora, found = [text.partition("=")[0] for text in options.keep], {}
+    for text in options.before or ():
+        name, _, amount = text.rpartition("=")
+        corpus = name or corpora[0]
+        try:
+            found[corpus] = float(amount)
+        except ValueError:
+            found[corpus] = 0.0
+        good = corpus in corpora and (name or len(corpora) == 1)
+        if not good or not 0 < found[corpus] < np.inf:
+            which = "NATS" if len(corpora) == 1 else f"CORPUS=NATS for each of {', '.join(corpora)}"
+            raise Invalid(f"--before {text}: give {which}, a positive loss")
+    return found
+
+
+def _tolerance(text: str) -> tuple[str, float]:
     """CORPUS=PERCENT% or CORPUS=SHARE."""
     corpus, equals, amount = text.partition("=")
     try:
@@ -141,8 +206,7 @@ def _kept(text: str) -> tuple[str, float]:
 def _resampled(form: Form, points: Mapping[str, Array], resamples: int) -> Resampled:
     if resamples < 100:
         raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
-    by = "run" if "run" in points and len(np.unique(points["run"])) > 2 else None
-    return bootstrap(fitted(form, points), resamples, by=by)
+    return bootstrap(fitted(form, points), resamples, by="run")
 
 
 def _parameters(laws: Resampled, console: Console) -> None:
@@ -154,11 +218,14 @@ def _parameters(laws: Resampled, console: Console) -> None:
     console.print(f"in units of the pilots' middle: {middle}")
 
 
-def _held_out(judged: list[Judged], console: Console) -> None:
+def _held_out(judged: Sequence[Judged], console: Console, of: str) -> None:
     if not judged[0].held:
-        console.print("nothing could be held out: more sizes, tokens or shares are needed to judge")
+        console.print(
+            f"{of}: nothing could be held out: more sizes, tokens or shares are needed to judge"
+        )
         return
-    table = RichTable("error on what was held out", *judged[0].held)
+    console.print(f"{of}: error on what was held out")
+    table = RichTable("law", *judged[0].held)
     for found in judged:
         table.add_row(found.fit.form.name, *(f"{error:.2%}" for error in found.held.values()))
     console.print(table)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
 from treering.analysis.laws.answers import FLOPS, Answer, Budget
+from treering.analysis.laws.before import Before
 from treering.analysis.laws.bootstrap import Resampled
+from treering.analysis.laws.form import Array
 from treering.analysis.laws.holdout import Judged
 from treering.report import blocks
 from treering.report.charts import COLOURS, Chart, Spec, frame
@@ -19,26 +21,40 @@ from treering.report.page import shell
 ABOUT = (
     "Points: pilots. Lines: the laws, at numbers of tokens that pilots have (of many five); bands: "
     "95% intervals of the law. The front: of all sizes and replay shares for the budget those of "
-    "which no other both learns more and forgets less; the dashed line is the limit, the diamond "
-    "what is chosen."
+    "which no other both learns more and forgets less; the dashed line is the limit at the chosen "
+    "size, the diamond what is chosen."
 )
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What was asked and answered: the corpora to keep (below `limit` nats) and to learn, all
-    `choices`, the best of them, and the two laws, with their errors on what was held out."""
+class Kept:
+    """A corpus whose loss may be `factor` times what it is before, and its law."""
 
-    keep: str
+    corpus: str
+    law: Resampled
+    before: Before
+    factor: float
+
+    def limit(self, sizes: Array | float) -> Array:
+        """In nats, at sizes."""
+        return self.factor * self.before.at(sizes)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was asked and answered: the corpora to keep and to learn, all `choices`, the best of
+    them, the laws' errors on what was held out, by corpus, beside those of a competitor, and what
+    speaks against the points."""
+
+    kept: Sequence[Kept]
     learn: str
-    limit: float
     choices: Budget
     size: Answer
     replay: Answer
     learned: Answer
-    old: Resampled
     new: Resampled
-    held: Mapping[str, Judged]  # by corpus: errors on what was held out
+    held: Mapping[str, Sequence[Judged]]
+    doubts: Sequence[str]
 
     @property
     def tokens(self) -> float:
@@ -48,15 +64,17 @@ class Planned:
     def laws(self) -> Iterator[tuple[str, Resampled, dict[str, list[float]]]]:
         """Each corpus with its law and the chosen point."""
         at = {"N": [self.size.value], "D": [self.tokens]}
-        yield self.keep, self.old, at | {"share": [self.replay.value]}
+        for kept in self.kept:
+            yield kept.corpus, kept.law, at | {"share": [self.replay.value]}
         yield self.learn, self.new, at | {"share": [1 - self.replay.value]}
 
 
 def sentence(found: Planned) -> str:
+    each = [f"{kept.corpus} within {kept.limit(found.size.value):.4f}" for kept in found.kept]
     return (
         f"Train N = {found.size.value:.3g} on {found.tokens:.3g} tokens with "
         f"{found.replay.value:.1%} replay: {found.learn} at {found.learned.value:.4f} nats, "
-        f"{found.keep} within {found.limit:.4f}."
+        f"{', '.join(each)}."
     )
 
 
@@ -75,22 +93,35 @@ def rows(found: Planned) -> list[tuple[str, str, str]]:
 
 
 def warnings(found: Planned) -> list[str]:
-    """How far the answer is beyond what is known."""
-    said = []
+    """What speaks against the answer: the points, and how far it is beyond what is known."""
+    said, size = [*found.doubts], found.size.value
     if found.size.outside:
         said.append(f"{found.size.outside:.0%} of resamples find no choice within the limit")
     for name, law, place in found.laws():
         for column, far in law.fit.beyond(place).items():
             how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
             said.append(f"extrapolated: {column} is {how} beyond the pilots of {name}")
-    if len(found.choices.sizes) > 1 and found.size.value in (found.size.low, found.size.high):
+        best = found.held[name][0].fit.form
+        if best is not law.fit.form:
+            said.append(f"{name}: {best.name} is nearer to what was held out than "
+                        f"{law.fit.form.name}; ask it, too, by --law {best.name}")  # fmt: skip
+    for kept in found.kept:
+        if kept.before.is_beyond(size):
+            low, high = kept.before.sizes[[0, -1]]
+            said.append(f"extrapolated: {kept.corpus}'s loss before, {kept.before.at(size):.4f}, "
+                        f"by a power of N from N = {low:.3g} to {high:.3g}")  # fmt: skip
+    if len(found.choices.sizes) > 1 and size in (found.size.low, found.size.high):
         said.append("N has no interval beyond its grid; with --size one size is asked for")
     return said
 
 
 def page(found: Planned) -> str:
     """The plan as one HTML page that needs no network."""
-    drawn = [Chart("What could be chosen", _front(found))]
+    several = len(found.kept) > 1
+    drawn = [
+        Chart("What could be chosen" + f": {kept.corpus}" * several, _front(found, kept))
+        for kept in found.kept
+    ]
     for name, law, _ in found.laws():
         for size in np.unique(law.fit.points["N"]):
             drawn.append(Chart(f"Loss of {name}, N = {size:,.0f}", _law(name, law, float(size))))
@@ -107,28 +138,32 @@ def page(found: Planned) -> str:
         _held_out(found),
         blocks.charts(drawn, "Laws and choices", ABOUT),
     ]
-    return shell(f"{found.learn} without losing {found.keep}", body, drawn)
+    kept = ", ".join(kept.corpus for kept in found.kept)
+    return shell(f"{found.learn} without losing {kept}", body, drawn)
 
 
 def _held_out(found: Planned) -> str:
-    """How far the laws were from points that they were not fitted to."""
-    names = list(dict.fromkeys(name for judged in found.held.values() for name in judged.held))
+    """How far laws were from points that they were not fitted to."""
+    every = [(corpus, each) for corpus, judged in found.held.items() for each in judged]
+    names = list(dict.fromkeys(name for _, each in every for name in each.held))
     if not names:
         return blocks.section("held", "Not judged", blocks.note(
             "Nothing could be held out: more sizes, tokens or shares are needed to judge a law."
         ))  # fmt: skip
     cells = [
-        [escape(corpus), *(f"{judged.held[n]:.2%}" if n in judged.held else "-" for n in names)]
-        for corpus, judged in found.held.items()
-    ]
+        [escape(corpus), each.fit.form.name,
+         *(f"{each.held[n]:.2%}" if n in each.held else "-" for n in names)]
+        for corpus, each in every
+    ]  # fmt: skip
     caption = "Root mean square of the error on points that the law was not fitted to"
-    return blocks.section("held", "Held out", blocks.tabular(caption, ["loss of", *names], cells))
+    head = ["loss of", "law", *names]
+    return blocks.section("held", "Held out", blocks.tabular(caption, head, cells))
 
 
-def _front(found: Planned) -> Spec:
+def _front(found: Planned, keep: Kept) -> Spec:
     """New loss over old loss of every choice that no other beats in both."""
     size, replay, tokens = found.choices.table()
-    kept = found.old.fit.predict({"N": size, "D": tokens, "share": replay})
+    kept = keep.law.fit.predict({"N": size, "D": tokens, "share": replay})
     learned = found.new.fit.predict({"N": size, "D": tokens, "share": 1 - replay})
     order = np.lexsort((learned, kept))
     best = np.minimum.accumulate(learned[order])
@@ -137,10 +172,11 @@ def _front(found: Planned) -> Spec:
         {"x": float(kept[i]), "y": float(learned[i]), "N": f"{size[i]:.3g}",
          "replay": f"{replay[i]:.2%}"} for i in order[first]
     ]  # fmt: skip
-    chosen = [law.fit.predict(place)[0] for _, law, place in found.laws()]
-    point = {"x": float(chosen[0]), "y": float(chosen[1]), "N": f"{found.size.value:.3g}",
+    chosen = {name: float(law.fit.predict(place)[0]) for name, law, place in found.laws()}
+    point = {"x": chosen[keep.corpus], "y": chosen[found.learn], "N": f"{found.size.value:.3g}",
              "replay": f"{found.replay.value:.2%}"}  # fmt: skip
-    x, y = _axis("x", f"loss of {found.keep}, nats/token"), _axis("y", f"loss of {found.learn}")
+    limit = float(keep.limit(found.size.value))
+    x, y = _axis("x", f"loss of {keep.corpus}, nats/token"), _axis("y", f"loss of {found.learn}")
     told = [{"field": name} for name in ("N", "replay", "x", "y")]
     both = {"x": x, "y": y, "tooltip": told}
     dashed = {"type": "rule", "strokeDash": [5, 4], "color": "currentColor", "opacity": 0.6}
@@ -148,7 +184,7 @@ def _front(found: Planned) -> Spec:
     diamond = {"type": "point", "shape": "diamond", "size": 120, "color": COLOURS[1]}
     return frame(
         [
-            _layer(dashed, [{"x": found.limit}], {"x": x}),
+            _layer(dashed, [{"x": limit}], {"x": x}),
             _layer(line, values, both),
             _layer(diamond | {"filled": True}, [point], both),
         ],

@@ -8,7 +8,7 @@ the new loss's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,19 @@ def answer(decide: Callable[..., Array], *laws: Resampled, level: float = 0.95) 
         return Answer(best, float("nan"), float("nan"), outside)
     low, high = np.percentile(good, expanded(min(law.runs for law in laws), level))
     return Answer(best, float(low), float(high), outside)
+
+
+@dataclass(frozen=True)
+class Within:
+    """Several laws as one that is at most 1 where each is within its limit: the largest loss over
+    its limit. `limits`: of each law one for every point that is asked for."""
+
+    laws: Sequence[Law]
+    limits: Sequence[Array]
+
+    def predict(self, points: Mapping[str, ArrayLike]) -> Array:
+        parts = zip(self.laws, self.limits, strict=True)
+        return np.asarray(np.max([law.predict(points) / limit for law, limit in parts], axis=0))
 
 
 def shares(least: float = 0.0, most: float = 1.0, n: int = 2001) -> Array:

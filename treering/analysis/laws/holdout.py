@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from treering.analysis.laws.fitting import Fit, fit
+from treering.analysis.laws.fitting import USUAL, Fit, Search, fit
 from treering.analysis.laws.form import Array, Form, Points
 from treering.analysis.laws.points import columns, select
 from treering.config import Invalid
 
 Mask = NDArray[np.bool_]
+HALF = 0.5 * 1.05  # of the most tokens: branches are of whole steps, so half a run is a little more
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class Judged:
 def splits(points: Points) -> dict[str, Mask]:
     """What is held out, by name: the largest size; the last half of the tokens, so that a fit is
     asked for twice of what it saw; an interior share; the largest share; the last seed. Only what
-    leaves three values, of seeds one, to be fitted."""
+    leaves three values, of sizes two and of seeds one, to be fitted."""
     found: dict[str, Mask] = {}
-    if _values(points, "N") > 3:
+    if _values(points, "N") > 2:
         found["largest N"] = points["N"] == points["N"].max()
     tokens = next((name for name in ("D", "T") if name in points), None)
-    if tokens and (points[tokens] > points[tokens].max() / 2).mean() < 0.7:
-        late: Mask = points[tokens] > points[tokens].max() / 2
+    if tokens and (points[tokens] > HALF * points[tokens].max()).mean() < 0.7:
+        late: Mask = points[tokens] > HALF * points[tokens].max()
         if _values(select(points, ~late), tokens) >= 3:
             found["twice the tokens"] = late
     if _values(points, "share") > 3:
@@ -56,15 +57,16 @@ def judge(
     held: Mapping[str, Mask] | None = None,
     *,
     target: str = "loss",
+    search: Search = USUAL,
     forced: bool = False,
 ) -> Judged:
     """The form fitted to all points, and for each split without it."""
     table = columns(points)
     errors = {}
     for name, mask in (splits(table) if held is None else held).items():
-        seen = fit(form, select(table, ~mask), target=target, forced=forced)
+        seen = fit(form, select(table, ~mask), target=target, search=search, forced=forced)
         errors[name] = error(seen, select(table, mask))
-    return Judged(fit(form, table, target=target, forced=forced), errors)
+    return Judged(fit(form, table, target=target, search=search, forced=forced), errors)
 
 
 def choose(
@@ -73,6 +75,7 @@ def choose(
     held: Mapping[str, Mask] | None = None,
     *,
     target: str = "loss",
+    search: Search = USUAL,
     forced: bool = False,
 ) -> list[Judged]:
     """The forms by their held-out error, the best first; never by how well they fit. Raises Invalid
@@ -81,7 +84,9 @@ def choose(
     if not held:
         raise Invalid("the points have too few sizes, tokens, shares and seeds to hold any out: "
                       "nothing can be said for one form against another")  # fmt: skip
-    judged = [judge(form, points, held, target=target, forced=forced) for form in forms]
+    judged = [
+        judge(form, points, held, target=target, search=search, forced=forced) for form in forms
+    ]
     return sorted(judged, key=lambda found: found.error)
 
 

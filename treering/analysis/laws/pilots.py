@@ -1,11 +1,12 @@
 """Points of pilots: from the records of runs, or from a CSV.
 
 A CSV has the columns N, D (tokens trained, replayed ones too), replay (their share), a column of
-losses for each corpus, and may have run and seed. Of a run, D counts from where its last phase
-began; N is the header's count of parameters that multiply: the head's too, look-up tables not.
-Annealed branches are its points, D with what each trained more. Of a run without any, checkpoints
-count where the rate is the phase's highest, neither warm-up nor decay: those of a schedule that
-falls all along are no samples of D, but for the last.
+losses for each corpus, and may have run and seed; without run, points of one N, replay and seed are
+one run's. Of a run, D counts from where its last phase began; N is the header's count of parameters
+that multiply: the head's too, look-up tables not. Annealed branches are its points, D with what
+each trained more. Of a run without any, checkpoints count where the rate is the phase's highest,
+neither warm-up nor decay: those of a schedule that falls all along are no samples of D, but for the
+last.
 """
 
 from __future__ import annotations
@@ -24,19 +25,27 @@ from treering.config import Invalid
 from treering.records import ANNEALED, Record
 
 OWN = ("N", "D", "replay", "run", "seed")
-RISING = 0.3  # a correlation of loss with its own share that no noise explains
+CELLS = ("arm", "branch", "seed")  # what a study's own CSV begins with
+
+Run = Sequence[Record]
+
+
+def runs(given: Sequence[str]) -> list[tuple[int, Run]]:
+    """The seeds and the records of run folders and studies' folders; none of a CSV."""
+    if _is_csv(given):
+        return []
+    for name in given:
+        if not Path(name.partition("=")[2] or name).exists():
+            raise Invalid(f"{name}: no such file or folder; name runs, a study, or a CSV of pilots")
+    return [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
 
 
 def table(given: Sequence[str]) -> dict[str, Array]:
     """The points of run folders, studies' folders or one CSV. Raises Invalid where there are
     none."""
-    if len(given) == 1 and Path(given[0]).is_file():
+    if _is_csv(given):
         return _of_csv(Path(given[0]))
-    for name in given:
-        if not Path(name.partition("=")[2] or name).exists():
-            raise Invalid(f"{name}: no such file or folder; name runs, a study, or a CSV of pilots")
-    runs = [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
-    rows = [row for i, (seed, run) in enumerate(runs) for row in _of_run(run, i, seed)]
+    rows = [row for i, (seed, run) in enumerate(runs(given)) for row in of_run(run, i, seed)]
     if not rows:
         raise Invalid(f"{' '.join(given)}: no checkpoint was scored at a constant rate; score "
                       "within phases by evaluate.every_tokens")  # fmt: skip
@@ -46,8 +55,8 @@ def table(given: Sequence[str]) -> dict[str, Array]:
 
 def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Array]:
     """The columns that a law of a corpus's loss is fitted to: its share is the replay share, or 1
-    minus it where it is new. Raises Invalid where the corpus has no column, or where its loss rises
-    with its own share."""
+    minus it where it is new; and run, which intervals are drawn from. Raises Invalid where the
+    corpus has no column."""
     known = [name for name in points if name not in OWN]
     if corpus not in known:
         raise Invalid(f"{corpus}: no such corpus; there are {', '.join(known)}")
@@ -58,22 +67,14 @@ def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Arr
         raise Invalid(f"N, D and the loss of {corpus} must be positive; leave out points at D = 0")
     if not 0 <= replay.min() <= replay.max() < 1:
         raise Invalid(f"replay = {replay.max():g}: a share of training, from 0 to below 1")
-    if _slope(found) > RISING:
-        other = "replayed" if new else "new"
-        raise Invalid(f"{corpus}: its loss rises with its share of training, at equal N and D; "
-                      f"name it as the {other} corpus, or see to the column replay")  # fmt: skip
+    if "run" not in found:
+        keys = np.stack([points[name] for name in ("N", "replay", "seed") if name in points], 1)
+        found["run"] = np.unique(keys, axis=0, return_inverse=True)[1].ravel().astype(np.float64)
     return found
 
 
-def _slope(points: dict[str, Array]) -> float:
-    """The correlation of log loss with the share among points of one size and about as many tokens;
-    0 where either does not vary."""
-    near = np.stack([np.log(points["N"]), np.round(4 * np.log(points["D"]))], 1)
-    of = np.unique(near, axis=0, return_inverse=True)[1].ravel()
-    count = np.bincount(of)
-    x, y = points["share"], np.log(points["loss"])
-    x, y = (v - (np.bincount(of, v) / count)[of] for v in (x, y))
-    return float((x * y).sum() / max(np.sqrt((x**2).sum() * (y**2).sum()), 1e-12))
+def _is_csv(given: Sequence[str]) -> bool:
+    return len(given) == 1 and Path(given[0]).is_file()
 
 
 def _of_csv(path: Path) -> dict[str, Array]:
@@ -82,6 +83,9 @@ def _of_csv(path: Path) -> dict[str, Array]:
     if not rows:
         raise Invalid(f"{path}: no points; give a line for each")
     missing = [name for name in ("N", "D", "replay") if name not in rows[0]]
+    if missing and all(name in rows[0] for name in CELLS):
+        raise Invalid(f"{path}: is a study's table of its cells, without {', '.join(missing)}; "
+                      f"name the study's folder, {path.parent}")  # fmt: skip
     if missing:
         raise Invalid(f"{path}: no column {', '.join(missing)}; it has {', '.join(rows[0])}")
     found = {}
@@ -97,17 +101,21 @@ def _of_csv(path: Path) -> dict[str, Array]:
     return columns(found)
 
 
-def _of_run(run: Sequence[Record], number: int, seed: int) -> list[dict[str, float]]:
-    """A run's rows, of its last phase."""
-    header = header_of(run)
-    ends = [phase["end_step"] for phase in header["phases"]]
-    begin = ends[-2] if len(ends) > 1 else 0
+def last_phase(run: Run) -> tuple[int, int]:
+    """The steps between which a run's last phase lies."""
+    ends = [0, *(phase["end_step"] for phase in header_of(run)["phases"])]
+    return ends[-2], ends[-1]
+
+
+def of_run(run: Run, number: int, seed: int) -> list[dict[str, float]]:
+    """A run's rows, of its last phase; none of one that has not come so far."""
+    header, (begin, end) = header_of(run), last_phase(run)
     steps = {r["step"]: r for r in run if r.get("kind") == "step" and r["step"] >= begin}
     size = header.get("multiplying_parameters") or header.get("parameters")
     if size is None or not steps:
         return []
     before = steps.pop(begin)["tokens"] if begin in steps else 0
-    found = _annealed(run, steps) or _constant(run, steps, ends[-1])
+    found = _annealed(run, steps) or _constant(run, steps, end)
     replay = header["recipe"].get("replay", {}).get("share", 0.0)
     return [
         {"N": float(size), "D": float(tokens - before), "replay": float(replay),
@@ -147,19 +155,3 @@ def _constant(
 def _loss(record: Record) -> float:
     loss = record.get("loss")
     return float("nan") if loss is None else float(loss)
-
-
-def before(given: Sequence[str], corpus: str) -> float | None:
-    """A corpus's mean loss before the last phase of runs; None where a CSV does not tell, and where
-    points are of annealed weights but that loss is not."""
-    if len(given) == 1 and Path(given[0]).is_file():
-        return None
-    found = []
-    for arm in gather(given):
-        for run in arm.runs.values():
-            if any(record.get("branch") == ANNEALED for record in run):
-                return None
-            ends = [0, *(phase["end_step"] for phase in header_of(run)["phases"])]
-            found += [r["loss"] for r in run if r.get("kind") == "score" and r["corpus"] == corpus
-                      and r["step"] == ends[-2] and r.get("loss") is not None]  # fmt: skip
-    return float(np.mean(found)) if found else None
