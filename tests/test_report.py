@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -160,7 +161,7 @@ def test_an_arm_of_two_seeds_is_shown_by_its_means_and_their_band(tmp_path: Path
     assert shown.values.tolist() == [[value + 0.5 for value in row] for row in SEQUENTIAL]
     line = shown.held_out["t1"]
     assert (line.low.tolist(), line.high.tolist()) == ([9, 4, 6, 7], [10, 5, 7, 8])
-    assert '"type": "area"' in page(found, None)
+    assert '"type":"area"' in page(found, None)
 
 
 def test_the_steps_of_a_seed_that_is_behind_stand_where_they_were_trained(tmp_path: Path) -> None:
@@ -234,6 +235,22 @@ def test_against_a_baseline_the_sure_and_the_unsure_are_told_apart() -> None:
     assert alone.endswith("one seed, from which nothing can be concluded.")
     assert against("a", "b", {"mean": None, "n": 0, "verdict": "none"}, 2.5) == ""
     assert "%" not in against("a", "b", found, 0.0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_each_arm_is_judged_against_its_own_baseline_on_the_page(begun: bool) -> None:
+    """Also while another arm has only begun."""
+    every = [(recorded.run([[v + shift for v in row] for row in SEQUENTIAL], method=name), name)
+             for shift, name in ((0.0, "a"), (1.0, "b"), (2.0, "c"))]  # fmt: skip
+    rows = [[*row[:1], row[1] + 1 * (i == 3), *row[2:]] for i, row in enumerate(SEQUENTIAL)]
+    every.append((recorded.run(rows, method="d"), "d"))
+    found = [replace(arm, baseline={"c": "a", "d": "b"}.get(arm.name))
+             for arm in arms([(name, run) for run, name in every])]  # fmt: skip
+    if begun:
+        found += arms([("e", recorded.cut(recorded.run(SEQUENTIAL, method="e"), 3))])
+    made = page(found, compared(found))
+    assert "d: against b forgetting is 0.500 nats/token higher (20%)" in made
+    assert "c: against a forgetting" in made and "d: against a" not in made
 
 
 # Other formats

@@ -66,10 +66,10 @@ class Journal:
         tokens = sum(done.batch.predicted for done, *_ in steps)
         self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
 
-    def end(self, reason: str, seconds: float) -> None:
+    def end(self, reason: str, seconds: float, ledger: Ledger) -> None:
         """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
         try:
-            self.write("end", {"reason": reason, "seconds": seconds})
+            self.write("end", {"reason": reason, "seconds": seconds, "ledger": ledger.purposes()})
         except OSError:
             if reason == "finished":
                 raise

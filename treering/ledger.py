@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from treering.batch import Batch
 from treering.protocols import Metrics
@@ -30,6 +30,10 @@ class Ledger:
     def flops(self) -> float:
         """FLOPs of learning; evaluation, probes and annealed branches are charged apart."""
         return self.training_flops + self.meta_flops
+
+    def purposes(self) -> dict[str, float]:
+        """FLOPs by what they were spent on, as records have them."""
+        return {name: value for name, value in asdict(self).items() if name.endswith("_flops")}
 
     def step(self, batch: Batch, metrics: Metrics) -> Ledger:
         """The ledger after one more step."""

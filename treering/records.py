@@ -16,8 +16,10 @@
                 earlier_norm, tokens: see probe.Alignment
     ranks       step, phase; since the last scoring: seconds, waited_for_text, computed and memory
                 of each rank, slowest, waited_for_slowest: see ranks.Ranks
-    checkpoint  step, path
-    end         reason (finished, interrupted, preempted, failed), seconds
+    checkpoint  step, path, ledger
+    end         reason (finished, interrupted, preempted, failed), seconds, ledger
+
+A ledger has the FLOPs of all sittings by purpose, see LEDGER; records of before have none.
 
 Training and analysis meet only here. Readers ignore kinds and keys that they do not know; of those
 they know, `read` sees to it that they are of their types.
@@ -41,10 +43,12 @@ ANNEALED = "annealed"  # the branch, and the folder of its runs
 SCORED = ("ranks", "score", "branch_score", "task")  # what a scoring writes
 TIMES = ("seconds", "tokens_per_second", "tflops", "mfu")  # keys that differ between equal runs
 
+LEDGER = ("training_flops", "meta_flops", "evaluation_flops", "probe_flops", "anneal_flops")
 SPEED = ("devices", "peak_tflops", "flops_per_token", "causal_flops_per_token")
 
 # Of each kind what its readers rely on: see shape.py. The rest of a record is free.
 PLACE = {"step": int, "phase?": str}
+SPENT = {"ledger?": {f"{name}?": float for name in LEDGER}}
 SCORE = PLACE | {"corpus": str, "loss?": float, "bits_per_byte?": float}
 KINDS: dict[str, Any] = {
     "header": {
@@ -77,7 +81,8 @@ KINDS: dict[str, Any] = {
         "waited_for_slowest?": float,
         "memory": [int],
     },
-    "checkpoint": PLACE,
+    "checkpoint": PLACE | SPENT,
+    "end": SPENT,
 }  # fmt: skip
 
 

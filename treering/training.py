@@ -110,10 +110,10 @@ class Run:
             self.saver.wait()
             if not ended:
                 raise KeyboardInterrupt if heard.asked and not heard.preempted else Preempted
-            self.journal.end("finished", self._seconds())
+            self.journal.end("finished", self._seconds(), self.ledger)
             return outcome.finish(self.recipe, self.data, self.parts.learner, self.out)
         except BaseException as error:
-            self.journal.end(reason(error), self._seconds())
+            self.journal.end(reason(error), self._seconds(), self.ledger)
             raise
         finally:
             self.saver.close()
@@ -197,5 +197,5 @@ class Run:
         self.journal.sync()
         numbers = {"ledger": asdict(self.ledger), "seconds": self._seconds(), "unscored": unscored}
         path = self.saver.save(self.state, numbers, stays=stays)
-        at = str(path.relative_to(self.out))
-        self.journal.write("checkpoint", {"step": self.state.step, "path": at})
+        at = {"step": self.state.step, "path": str(path.relative_to(self.out))}
+        self.journal.write("checkpoint", {**at, "ledger": self.ledger.purposes()})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
 import tomli_w
 
 from treering.analysis.compare import Arm
-from treering.records import Record
+from treering.analysis.curves import spent
+from treering.records import ANNEALED, LEDGER, Record
 from treering.report import comparison as text_of
 from treering.report.card import without_folders
-from treering.report.charts import COLOURS, Chart
+from treering.report.charts import Chart, colour, dash
 from treering.report.comparison import Comparison
 from treering.report.series import View
 from treering.report.words import against, sentences
@@ -22,9 +23,15 @@ MATRIX_NOTE = (
     "against the best until then. Framed: learned here. The redder, the farther from its best."
 )
 CHARTS_NOTE = (
-    "Over trained tokens. Vertical lines: phases end. Dashed: the model before training. Where an "
+    "Over trained tokens. Vertical lines: phases end. Dotted: the model before training. Where an "
     "arm has several seeds the line is their mean and the band their range."
 )
+COSTS = "Of the first seed: what was trained, what learning cost, on what machine"
+PURPOSES_NOTE = (
+    "FLOPs of the first seed by purpose, as its newest checkpoint or its end has them; -: not "
+    "recorded."
+)
+PURPOSES = ("training", "meta-updates", "evaluation", "probes", "annealed branches")
 
 
 def section(name: str, title: str, *parts: str) -> str:
@@ -59,27 +66,34 @@ def header(views: Sequence[View]) -> str:
 
 
 def _arm(i: int, view: View) -> str:
-    colour = COLOURS[i % len(COLOURS)]
-    swatch = f'<span class=swatch style="--colour: {colour}"></span>'
+    strokes = f' stroke-dasharray="{" ".join(map(str, dash(i)))}"' if dash(i) else ""
+    line = f'<line x1="0" y1="5" x2="26" y2="5" stroke="{colour(i)}" stroke-width="3"{strokes}/>'
+    swatch = (
+        f'<svg class=swatch style="width:1.7rem;background:none" viewBox="0 0 26 10">{line}</svg>'
+    )
     return f"<span class=arm>{swatch}<b>{escape(view.name)}</b></span>"
 
 
 def verdict(arms: Sequence[Arm], views: Sequence[View], table: Comparison | None) -> str:
     cards = []
     for i, (arm, shown) in enumerate(zip(arms, views, strict=True)):
-        said = "".join(f"<p>{escape(text)}</p>" for text in sentences(shown, last_step(arm)))
-        colour = COLOURS[i % len(COLOURS)]
+        said = "".join(f"<p>{escape(text)}</p>" for text in sentences(shown, _costs(arm)))
         cards.append(
-            f'<article style="--colour: {colour}"><h3>{_arm(i, shown)}</h3>{said}</article>'
+            f'<article style="--colour: {colour(i)}"><h3>{_arm(i, shown)}</h3>{said}</article>'
         )
     items = ""
     if table is not None:
-        before = table["end"]["arms"][table["baseline"]]["forgetting"]["mean"]
-        each = table["end"]["differences"].items()
-        said_ = [against(n, table["baseline"], f["forgetting"], before) for n, f in each]
-        items = "".join(f"<li>{escape(text)}</li>" for text in said_ if text)
+        items = "".join(f"<li>{escape(text)}</li>" for text in _against(table) if text)
     more = f"<ul class=against>{items}</ul>" if items else ""
     return section("verdict", "Verdict", f"<div class=verdict>{''.join(cards)}</div>", more)
+
+
+def _against(table: Comparison) -> Iterator[str]:
+    """Each arm's forgetting against its own baseline's."""
+    for arm, metrics in table["end"]["differences"].items():
+        found = metrics["forgetting"]
+        before = table["end"]["arms"][found["baseline"]]["forgetting"]["mean"]
+        yield against(arm, found["baseline"], found, before)
 
 
 def matrices(views: Sequence[View]) -> str:
@@ -153,7 +167,7 @@ def ledger(arms: Sequence[Arm], views: Sequence[View]) -> str:
     head = ["arm", "parameters", "tokens", "fresh", "replayed", "FLOPs", "seconds", "device"]
     rows = []
     for i, (arm, shown) in enumerate(zip(arms, views, strict=True)):
-        last, header = last_step(arm), shown.header
+        last, header = _costs(arm), shown.header
         tokens, fresh = last.get("tokens"), last.get("fresh_tokens")
         share = "-" if not tokens or fresh is None else f"{1 - fresh / tokens:.2%}"
         machine = header.get("hardware", {})
@@ -161,8 +175,27 @@ def ledger(arms: Sequence[Arm], views: Sequence[View]) -> str:
         row = [_number(header.get("parameters")), _number(tokens), _number(fresh), share]
         row += [_number(last.get("flops"), ".3g"), _number(last.get("seconds"), ",.0f")]
         rows.append([_arm(i, shown), *row, escape(device)])
-    caption = "Of the first seed: what was trained, what it cost, on what machine"
-    return section("ledger", "Ledger", tabular(caption, head, rows))
+    return section("ledger", "Ledger", tabular(COSTS, head, rows), _purposes(arms))
+
+
+def _purposes(arms: Sequence[Arm]) -> str:
+    """What runs spent on what; nothing where none of them says so."""
+    runs = {arm.name: _first(arm) for arm in arms if arm.branch is None}
+    columns = [_by_purpose(run) for run in runs.values()]
+    if all(column[0] is None for column in columns):
+        return ""
+    rows = [
+        [name, *(_number(value, ".3g") for value in values)]
+        for name, values in zip((*PURPOSES, "all"), zip(*columns, strict=True), strict=True)
+    ]
+    return tabular("", ["purpose", *runs], rows) + note(PURPOSES_NOTE)
+
+
+def _by_purpose(run: Sequence[Record]) -> list[float | None]:
+    """The run's FLOPs of each purpose, and of all; None: not known."""
+    held: Record = next((r["ledger"] for r in reversed(run) if r.get("ledger")), {})
+    found = [held.get(name) for name in LEDGER]
+    return [*found, None if None in found else sum(value or 0.0 for value in found)]
 
 
 def _number(value: float | None, form: str = ",") -> str:
@@ -182,6 +215,11 @@ def recipes(views: Sequence[View]) -> str:
     return section("recipe", "Recipes", f"<div class=recipes>{''.join(parts)}</div>")
 
 
-def last_step(arm: Arm) -> Record:
-    run = next(iter(arm.runs.values()))
-    return next((r for r in reversed(run) if r.get("kind") == "step"), {})
+def _first(arm: Arm) -> Sequence[Record]:
+    return next(iter(arm.runs.values()))
+
+
+def _costs(arm: Arm) -> Record:
+    """What the first run has spent; of an annealed branch what it spent itself, but for seconds."""
+    found = spent(_first(arm), arm.branch)
+    return found | {"seconds": None} if arm.branch == ANNEALED else found

@@ -9,14 +9,14 @@ from typing import Any
 import tomli_w
 
 from treering.config import Recipe
-from treering.report.table import markdown
+from treering.report.table import escaped, markdown
 from treering.schema import values
 
 
 def card(recipe: Recipe, summary: dict[str, Any], branch: str | None = None) -> str:
     """The README.md of an exported model: what it was trained on, what it learned and lost.
     `branch`: it is of weights beside the trained ones, and so is the summary."""
-    which = f'The weights "{branch}" beside those of the run. ' if branch else ""
+    which = f'The weights "{escaped(branch)}" beside those of the run. ' if branch else ""
     return f"""---
 library_name: transformers
 tags: [continual-pretraining, treering]
@@ -37,7 +37,9 @@ tags: [continual-pretraining, treering]
 def merged(formula: str, parents: Sequence[tuple[str, str | None]]) -> str:
     """The README.md of a model made of others: the formula, and what each was, by name and digest
     (None: unknown)."""
-    lines = [f"- {Path(source).name}: {digest or 'of the hub'}" for source, digest in parents]
+    lines = [
+        f"- {escaped(Path(source).name)}: {digest or 'of the hub'}" for source, digest in parents
+    ]
     return f"""---
 library_name: transformers
 tags: [merge, treering]

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from treering.report.table import escaped
+
 Comparison = Mapping[str, Any]
 METRICS = ("retained", "learned", "forgetting")
 BY_CORPUS = ("learned", "retained", "forgetting")
@@ -55,9 +57,9 @@ def markdown(table: Comparison) -> str:
     """The same as Markdown."""
     parts = []
     for title, head, rows in tables(table):
-        lines = [f"**{_escaped(title)}**", "", _line(head), "|---|" + "---:|" * (len(head) - 1)]
+        lines = [f"**{escaped(title)}**", "", _line(head), "|---|" + "---:|" * (len(head) - 1)]
         parts.append("\n".join([*lines, *map(_line, rows), ""]))
-    return "\n".join([*parts, *(f"{_escaped(note)}\n" for note in notes(table))])
+    return "\n".join([*parts, *(f"{escaped(note)}\n" for note in notes(table))])
 
 
 def tables(table: Comparison) -> list[tuple[str, list[str], Rows]]:
@@ -185,8 +187,4 @@ def _amount(value: float | None) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_escaped, cells)) + " |"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "\\<")
+    return "| " + " | ".join(map(escaped, cells)) + " |"

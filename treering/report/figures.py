@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from treering.analysis.compare import Arm
-from treering.report.charts import COLOURS, panels
+from treering.report.charts import colour, dash, panels
 from treering.report.series import Line, View, view
 
 if TYPE_CHECKING:
@@ -44,9 +44,10 @@ def draw(arms: Sequence[Arm], path: Path, form: str) -> None:
     for axes in grid.flat[len(parts) :]:
         axes.set_axis_off()
     if len(views) > 1:
-        handles = [Line2D([], [], color=_colour(i)) for i in range(len(views))]
+        handles = [Line2D([], [], **style(i)) for i in range(len(views))]
         names = [_plain(v.name) for v in views]
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "handlelength": 4}
+        figure.legend(handles, names, frameon=False, **place)
     figure.savefig(path, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
     pyplot.close(figure)
 
@@ -73,21 +74,21 @@ def _held_out(axes: Axes, views: Sequence[View], corpus: str) -> None:
         line = shown.held_out[corpus]
         _line(axes, i, line, marker=".")
         if len(line.y):
-            axes.axhline(line.y[0], color="grey", linestyle="--", linewidth=0.8)
+            axes.axhline(line.y[0], color="grey", linestyle=":", linewidth=0.8)
     _finish(axes, views, f"held-out loss of {_plain(corpus)}, nats/token")
 
 
 def _steps(axes: Axes, views: Sequence[View], key: str, title: str) -> None:
     for i, shown in enumerate(views):
         _line(axes, i, shown.steps[key])
-        if key == "share":
-            axes.axhline(shown.asked, color=_colour(i), linestyle="--", linewidth=0.8)
+        if key == "share" and not shown.branch:
+            axes.axhline(shown.asked, **style(i), alpha=0.45, linewidth=0.8)
     _finish(axes, views, title)
 
 
 def _line(axes: Axes, i: int, line: Line, marker: str = "") -> None:
-    axes.plot(line.x, line.y, color=_colour(i), linewidth=1.1, marker=marker, markersize=3)
-    axes.fill_between(line.x, line.low, line.high, color=_colour(i), alpha=0.18, linewidth=0)
+    axes.plot(line.x, line.y, **style(i), linewidth=1.1, marker=marker, markersize=3)
+    axes.fill_between(line.x, line.low, line.high, color=colour(i), alpha=0.18, linewidth=0)
 
 
 def _finish(axes: Axes, views: Sequence[View], title: str) -> None:
@@ -102,8 +103,9 @@ def _finish(axes: Axes, views: Sequence[View], title: str) -> None:
     axes.tick_params(labelsize=7)
 
 
-def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
+def style(i: int) -> dict[str, Any]:
+    """Colour and dashes of an arm's line, those of the page."""
+    return {"color": colour(i), "linestyle": (0, dash(i)) if dash(i) else "-"}
 
 
 def _plain(name: str) -> str:

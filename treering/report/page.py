@@ -15,27 +15,40 @@ from typing import Any
 
 from treering.analysis.compare import Arm, compare, is_finished
 from treering.report import blocks
-from treering.report.charts import Chart, charts
+from treering.report.charts import LEAST, Chart, charts
 from treering.report.comparison import Comparison
-from treering.report.series import view
+from treering.report.series import POINTS, View, view
+
+MOST = 2_900_000  # bytes of a page
 
 
 def page(arms: Sequence[Arm], table: Comparison | None, *, refresh: int | None = None) -> str:
     """The page of some arms with their comparison, where there is one; `refresh`: seconds after
     which a browser loads it again. Figures that are missing are shown as "-"."""
     views = [view(arm) for arm in arms]
-    drawn = charts(views)
-    body = [
+    above = [
         blocks.header(views),
         blocks.verdict(arms, views, table),
         blocks.matrices(views),
         blocks.tasks(arms, views),
         blocks.comparison(table),
-        blocks.charts(drawn),
-        blocks.ledger(arms, views),
-        blocks.recipes(views),
     ]
-    return shell(", ".join(v.name for v in views), body, drawn, refresh=refresh)
+    below = [blocks.ledger(arms, views), blocks.recipes(views)]
+    title = ", ".join(v.name for v in views)
+    rest = shell(title, [*above, *below], [], refresh=refresh)
+    drawn = _fitting(views, MOST - _size(rest))
+    return shell(title, [*above, blocks.charts(drawn), *below], drawn, refresh=refresh)
+
+
+def _fitting(views: Sequence[View], room: int) -> list[Chart]:
+    """The charts in so many bytes: with the fewer points a line the more arms there are."""
+    points = POINTS
+    while True:
+        drawn = charts(views, points)
+        size = _size(_json([chart.spec for chart in drawn]) + blocks.charts(drawn))
+        if size <= room or points == LEAST:
+            return drawn
+        points = max(LEAST, min(points - 1, points * max(0, room) // size))
 
 
 def shell(
@@ -70,13 +83,17 @@ def compared(arms: Sequence[Arm], baseline: str | None = None) -> Comparison | N
     ready = [arm for arm in arms if any(map(is_finished, arm.runs.values()))]
     if len(ready) < 2:
         return None
-    chosen = baseline if baseline is not None or ready == list(arms) else ready[0].name
-    return compare(ready, baseline=chosen)
+    return compare(ready, baseline=baseline)
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="replace"))
 
 
 def _json(value: Any) -> str:
     """JSON inside a script element, where "</script>" would end it."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 def _asset(name: str) -> str:

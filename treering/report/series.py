@@ -18,7 +18,7 @@ from treering.analysis.matrix import Matrix, Row, header_of, matrix
 from treering.records import Record
 
 Floats = NDArray[np.float64]
-POINTS = 240  # of a line that has one value a step; more of them no screen shows
+POINTS = 240  # of a line; more of them no screen shows
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Line:
 @dataclass(frozen=True)
 class View:
     """What is shown of an arm. `values` float64[rows, corpora] are the means over seeds of its
-    matrices; `steps` has a line for each number of step records, by their keys."""
+    matrices; `steps` has a line for each number of step records, by their keys. Those lines and
+    `cosine` have no points in a `branch`: they are its run's."""
 
     name: str
     seeds: tuple[int, ...]
@@ -47,6 +48,7 @@ class View:
     steps: dict[str, Line]
     cosine: Line
     end: str | None
+    branch: str | None
 
     @property
     def boundaries(self) -> list[tuple[float, str]]:
@@ -62,6 +64,7 @@ class View:
 def view(arm: Arm) -> View:
     """An arm as it is shown; unfinished runs as far as they came."""
     runs = list(arm.runs.values())
+    steps = [] if arm.branch else runs
     matrices = [matrix(run, branch=arm.branch) for run in runs]
     longest = max(matrices, key=lambda found: len(found.rows))
     shape = longest.values.shape
@@ -78,9 +81,10 @@ def view(arm: Arm) -> View:
         values=_nanmean(stacked),
         matrices=tuple(matrices),
         held_out=_held_out(runs, longest.corpora, arm.branch),
-        steps={key: _steps(runs, key) for key in ("loss", "rate", "tokens_per_second", "share")},
-        cosine=_joined(_binned([_probes(run) for run in runs])),
+        steps={key: _steps(steps, key) for key in ("loss", "rate", "tokens_per_second", "share")},
+        cosine=_joined(_binned([_probes(run) for run in steps])),
         end=_end(runs),
+        branch=arm.branch,
     )
 
 
@@ -130,12 +134,28 @@ def _binned(found: Sequence[tuple[Floats, Floats]]) -> list[tuple[Floats, Floats
     """At most POINTS means of neighbours; of how many is the same for all seeds, so that the
     points of one that is behind lie where those of the others do."""
     width = max(1, -(-max((len(x) for x, _ in found), default=0) // POINTS))
+    return [(_means(x, width), _means(y, width)) for x, y in found]
 
-    def means(values: Floats) -> Floats:
-        groups = (values[at : at + width] for at in range(0, len(values), width))
-        return np.array([_nanmean(group[:, None])[0] for group in groups])
 
-    return [(means(x), means(y)) for x, y in found]
+def thinned(line: Line, points: int) -> Line:
+    """At most so many means of neighbours."""
+    width = max(1, -(-len(line.x) // points))
+    return Line(*(_means(each, width) for each in (line.x, line.y, line.low, line.high)))
+
+
+def picked(line: Line, points: int, ends: Sequence[float]) -> Line:
+    """At most so many of a line's own points, spread evenly, and those where a phase ends."""
+    if len(line.x) <= points:
+        return line
+    spread = np.linspace(0, len(line.x) - 1, points).round().astype(np.int64)
+    at = np.union1d(spread, np.flatnonzero(np.isin(line.x, ends)))
+    return Line(line.x[at], line.y[at], line.low[at], line.high[at])
+
+
+def _means(values: Floats, width: int) -> Floats:
+    groups = np.full((-(-len(values) // width), width), np.nan)
+    groups.flat[: len(values)] = values
+    return _nanmean(groups.T)
 
 
 def _nanmean(values: Floats) -> Floats:

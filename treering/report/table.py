@@ -60,14 +60,12 @@ def markdown(summary: Summary, *, metric: str = "loss") -> str:
     """The matrix as a Markdown table, with the metrics' means in a line below it."""
     corpora, judged = summary["corpora"], summary[metric]
     lines = [
-        "| "
-        + " | ".join(["after", "step", "tokens", *(_escaped(name) for name in corpora)])
-        + " |",
+        "| " + " | ".join(["after", "step", "tokens", *(escaped(name) for name in corpora)]) + " |",
         "|" + "|".join(["---", *["---:"] * (2 + len(corpora))]) + "|",
     ]
     for row, cells in zip(summary["rows"], _cells(summary, metric), strict=True):
         marked = [cell.replace("*", "\\*").strip() for cell in cells]
-        names = [_escaped(row["label"]), str(row["step"]), _count(row["tokens"])]
+        names = [escaped(row["label"]), str(row["step"]), _count(row["tokens"])]
         lines.append("| " + " | ".join([*names, *marked]) + " |")
     means = ", ".join(
         f"{name} {_number(judged['metrics'][name]['value'], signed=_is_difference(name))}"
@@ -118,7 +116,7 @@ def _plain(rows: list[list[str]]) -> Table:
 
 def _task_markdown(summary: Summary) -> list[str]:
     rows = _task_rows(summary)
-    lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in rows]
     return ["", lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]] if rows else []
 
 
@@ -228,5 +226,6 @@ def _count(tokens: int | None) -> str:
     return NONE if tokens is None else f"{tokens:,}"
 
 
-def _escaped(name: str) -> str:
-    return name.replace("|", "\\|")
+def escaped(name: str) -> str:
+    """A name as text in Markdown and its tables, whatever it contains."""
+    return name.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<")

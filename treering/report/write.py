@@ -48,6 +48,7 @@ def markdown(arms: Sequence[Arm], table: Comparison | None) -> str:
     for arm in arms:
         for seed, run in arm.runs.items() if arm.branch is None else ():
             parts.append(
-                f"### {arm.name}, seed {seed}\n\n{text_of.markdown(forgetting.summary(run))}"
+                f"### {text_of.escaped(arm.name)}, seed {seed}\n\n"
+                f"{text_of.markdown(forgetting.summary(run))}"
             )
     return "\n".join([*parts, *([comparison.markdown(table)] if table else [])])
