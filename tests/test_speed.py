@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
-from treering import records
-from treering.ledger import flops_per_token
+from treering import config, journal, records
+from treering.batch import Batch, Refs
+from treering.ledger import Ledger, flops_per_token
+from treering.loop import Trained
+from treering.protocols import Metrics
 from treering.speed import PEAKS, Speed, peak
 
 
@@ -28,6 +33,32 @@ def test_it_is_that_of_one_device() -> None:
     one, eight = Speed(6e9, 5e9, 1, 100.0).of(1000, 2.0), Speed(6e9, 5e9, 8, 100.0).of(8000, 2.0)
     assert one["tflops"] == eight["tflops"] == 3.0 and one["mfu"] == eight["mfu"] == 0.03
     assert eight["tokens_per_second"] == 4000
+
+
+def test_what_the_device_computes_when_the_host_is_done_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Four steps of 0.1 s of the host; then the device is waited for, 2 s."""
+    clock = [0.0]
+    monkeypatch.setattr(journal.time, "monotonic", lambda: clock[0])
+
+    class Loss:
+        def __float__(self) -> float:
+            clock[0] += 2.0 if clock[0] == 0.0 else 0.0
+            return 0.5
+
+    metrics = Metrics(*[Loss()] * 5, 0.0)  # type: ignore[arg-type]
+    zero = np.zeros(4, np.int64)
+    batch = Batch(np.zeros((4, 26), np.int64), Refs(zero, zero), zero > 0, 0, 0, False)
+    recipe = config.load(tiny.place(tmp_path) / "recipe.toml")
+    log = journal.Journal(tmp_path / "records.jsonl", recipe, Speed(6e9, 5e9, 1, None))
+    for _ in range(4):
+        log.step(Trained(batch, None, 1e-3, metrics), Ledger(), 0.1, 1.0)  # type: ignore[arg-type]
+    log.flush()
+    log.close()
+    found = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert [r["tokens_per_second"] for r in found] == pytest.approx([100 / 0.6] * 4)
+    assert log.tokens_per_second == pytest.approx(100 / 0.6)
 
 
 def test_no_mfu_rather_than_a_wrong_one() -> None:

@@ -5,6 +5,7 @@ What is written is passed on to the mirrors, in the same order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Journal:
         self.loss, self.tokens_per_second = float("nan"), 0.0
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
-        """Note a step that took `took` seconds; `ledger` and `seconds` are cumulative."""
+        """Note a step that took `took` seconds of the host; what its device takes beyond that is
+        added when it is waited for. `ledger` and `seconds` are cumulative."""
         if self._records is not None:
             self._pending.append((done, ledger, took, seconds))
         if len(self._pending) >= PENDING:
@@ -52,8 +54,11 @@ class Journal:
         if not self._pending:
             return
         steps, self._pending = self._pending, []
+        began = time.monotonic()
+        float(steps[-1][0].metrics.loss)  # a device is behind: what it still computes are these
+        behind = (time.monotonic() - began) / len(steps)
         for done, ledger, took, seconds in steps:
-            record = self._record(done, ledger, took, seconds)
+            record = self._record(done, ledger, took + behind, seconds)
             self._append("step", record)
             self.loss, self._step, self._phase = record["loss"], record["step"], record["phase"]
             self._in_a_row = self._in_a_row + 1 if record["skipped"] == 1 else 0
@@ -64,7 +69,8 @@ class Journal:
                     "schedule.peak, mend the text, or raise guard.max_skipped or guard.spike"
                 )
         tokens = sum(done.batch.predicted for done, *_ in steps)
-        self.tokens_per_second = tokens / max(sum(took for _, _, took, _ in steps), 1e-9)
+        whole = sum(took + behind for _, _, took, _ in steps)
+        self.tokens_per_second = tokens / max(whole, 1e-9)
 
     def end(self, reason: str, seconds: float, ledger: Ledger) -> None:
         """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
