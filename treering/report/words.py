@@ -31,7 +31,8 @@ def against(name: str, baseline: str, found: Mapping[str, Any], before: float | 
     if difference is None:
         return ""
     less = "lower" if difference < 0 else "higher"
-    share = f" ({abs(difference) / before:.0%})" if before is not None and before > 0 else ""
+    rate = abs(difference) / before if before is not None and before > 0 else float("inf")
+    share = f" ({rate:.0%})" if rate < 10 else ""  # of next to nothing it says nothing
     sure = {
         "one seed": "one seed, from which nothing can be concluded",
         "not shown": f"not shown with {found['n']} seeds",
