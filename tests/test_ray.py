@@ -22,6 +22,7 @@ from treering import cli, records
 from treering.engines import local
 
 pytestmark = [
+    pytest.mark.timeout(400),  # Ray starts a handful of processes for each test
     pytest.mark.skipif(sys.platform != "linux", reason="forks and kills"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is absent"),
 ]
