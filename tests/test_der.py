@@ -19,7 +19,7 @@ from treering.config import Invalid
 from treering.forward import forward
 from treering.learner import Learner
 from treering.mesh import Mesh
-from treering.methods.objectives import NextToken, cross_entropy
+from treering.methods.objectives import NextToken, chunks
 from treering.methods.objectives.der import by_logits, linear_der, outcomes
 from treering.predictions import Predictions
 from treering.protocols import Metrics
@@ -58,7 +58,8 @@ def outcome(chunked: bool, z: float, **how: Any) -> list[torch.Tensor]:
 def test_chunk_by_chunk_it_is_what_autograd_makes_of_whole_logits(
     monkeypatch: pytest.MonkeyPatch, chunk: int, z: float, sharp: float
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "ON_CPU", chunk * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", chunk * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     pairs = zip(outcome(True, z, sharp=sharp), outcome(False, z, sharp=sharp), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
@@ -107,7 +108,8 @@ def test_of_itself_it_is_0_with_no_slope() -> None:
 
 
 def test_no_logits_of_a_batch_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "ON_CPU", 20 * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", 20 * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     hidden, head, targets, counts, then = inputs()
     with Largest() as seen:
         linear_der(hidden, head, targets, counts, then, 0.0)[0].backward()

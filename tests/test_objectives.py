@@ -19,7 +19,7 @@ from treering.batch import Batch
 from treering.forward import forward
 from treering.learner import Learner
 from treering.mesh import Mesh
-from treering.methods.objectives import NextToken, cross_entropy
+from treering.methods.objectives import NextToken, chunks
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.roles import weighted
 
@@ -30,7 +30,8 @@ Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.fixture(params=[1, 7, 50, 1000])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Positions of a chunk: one, some that do not divide, all, more than there are."""
-    monkeypatch.setattr(cross_entropy, "ON_CPU", request.param * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", request.param * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     return request.param
 
 
@@ -55,6 +56,17 @@ def outcome(loss: Callable[..., Any], inputs: Given, factor: float = 3.0) -> lis
     hidden, head = inputs[:2]
     assert hidden.grad is not None and head.grad is not None
     return [total.detach(), losses, hidden.grad, head.grad]
+
+
+def test_a_chunks_part_of_the_heads_gradient_is_added_in_place() -> None:
+    """And a compiler sees that it is, but not how."""
+    luck = torch.Generator().manual_seed(0)
+    slope, hidden = (torch.randn(7, n, generator=luck).bfloat16() for n in (300, 16))
+    total = torch.randn(300, 16, generator=luck)
+    wanted = total + (slope.t() @ hidden).float()
+    torch.library.opcheck(chunks.add_product, (total.clone(), slope, hidden))
+    chunks.add_product(total, slope, hidden)
+    assert torch.equal(total, wanted)
 
 
 def test_it_is_cross_entropy_with_its_gradients(chunk: int) -> None:
@@ -105,7 +117,8 @@ class Largest(TorchDispatchMode):
 
 
 def test_the_logits_of_a_batch_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "ON_CPU", 10 * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", 10 * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     with Largest() as seen:
         outcome(linear_cross_entropy, given())
     assert seen.size == max(VOCABULARY * WIDTH, 10 * VOCABULARY)

@@ -20,7 +20,7 @@ from treering.config import Invalid
 from treering.forward import forward
 from treering.learner import Learner
 from treering.mesh import Mesh
-from treering.methods.objectives import NextToken, cross_entropy
+from treering.methods.objectives import NextToken, chunks, cross_entropy
 from treering.methods.objectives.divergence import divergences, linear_divergence
 from treering.roles import taught_rows
 
@@ -57,7 +57,8 @@ def outcome(loss: Callable[..., Any], inputs: Given, heat: float) -> list[torch.
 def test_it_is_the_divergence_with_its_gradients(
     monkeypatch: pytest.MonkeyPatch, chunk: int, heat: float
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "ON_CPU", chunk * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", chunk * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     found, wanted = (outcome(loss, pair(), heat) for loss in (linear_divergence, by_torch))
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
@@ -77,7 +78,8 @@ def test_it_has_a_direction_and_is_0_of_itself() -> None:
 
 
 def test_neither_logits_of_a_batch_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "ON_CPU", 10 * VOCABULARY)
+    monkeypatch.setattr(chunks, "ON_CPU", 10 * VOCABULARY)
+    monkeypatch.setattr(chunks, "LEAST", 1)
     with Largest() as seen:
         outcome(linear_divergence, pair(), 2.0)
     assert seen.size == max(VOCABULARY * WIDTH, 10 * VOCABULARY)

@@ -1,4 +1,4 @@
-"""What is minimised. Next-token prediction is the only one so far."""
+"""What is minimised: next-token prediction, and beside it a teacher's or an old self's."""
 
 from treering.methods.objectives.next_token import NextToken
 

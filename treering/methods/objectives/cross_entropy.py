@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-ON_CPU, ON_DEVICE = 2**22, 2**27  # logits of a chunk: what a cache holds; what fills a device
+from treering.methods.objectives.chunks import add_product, cast, chunks, losses_of
 
 
 def linear_cross_entropy(
@@ -74,7 +74,7 @@ class _Chunked(torch.autograd.Function):
                 slope = ((chances - is_target) * counts_N[rows, None]).to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
                 if trained:
-                    to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+                    add_product(to_head, slope, hidden_ND[rows])
         losses = torch.cat(all_losses)
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
         ctx.mark_non_differentiable(losses)
@@ -92,25 +92,3 @@ def _total(
 ) -> torch.Tensor:
     total = (counts * losses).sum()
     return total + z * (counts * normalizers**2).sum() if z else total
-
-
-def losses_of(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(losses, log of the sum of exponentials), float32[chunk] each."""
-    logits = logits.float()
-    normalizer = logits.logsumexp(1)
-    return normalizer - logits.gather(1, targets[:, None])[:, 0], normalizer
-
-
-def cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """As autocast would have them."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return tensors
-    return tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
-
-
-def chunks(hidden_ND: torch.Tensor, head_VD: torch.Tensor) -> list[slice]:
-    """Slices of positions, as many as fit."""
-    logits = ON_CPU if hidden_ND.device.type == "cpu" else ON_DEVICE
-    size = max(1, logits // head_VD.shape[0])
-    return [slice(at, at + size) for at in range(0, hidden_ND.shape[0], size)]

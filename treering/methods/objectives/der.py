@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from treering.methods.objectives.cross_entropy import cast, chunks, losses_of
+from treering.methods.objectives.chunks import add_product, cast, chunks, losses_of
 
 Parts = tuple[torch.Tensor, ...]
 
@@ -104,7 +104,7 @@ class _Chunked(torch.autograd.Function):
                 then, counts = (ids_NK[rows], logs_NK[rows]), counts_2N[:, rows]
                 total, *rest = by_logits(logits, wanted, counts, then, z)
                 slope = _slope(logits, wanted, counts, then, z).to(head_VD.dtype)
-                to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+                add_product(to_head, slope, hidden_ND[rows])
                 found.append((total[None], *rest, slope @ head_VD))
         total, *rest, to_hidden = (torch.cat(parts) for parts in zip(*found, strict=True))
         return total.sum(), *rest, to_hidden.to(kinds[0]), to_head.to(kinds[1])

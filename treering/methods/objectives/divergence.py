@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from treering.methods.objectives.cross_entropy import cast, chunks
+from treering.methods.objectives.chunks import add_product, cast, chunks
 
 
 def linear_divergence(
@@ -69,7 +69,7 @@ class _Chunked(torch.autograd.Function):
                 slope = slope.to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
                 if trained:
-                    to_head = to_head + (slope.t() @ hidden_ND[rows]).float()
+                    add_product(to_head, slope, hidden_ND[rows])
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
         return temperature**2 * (counts_N * torch.cat(found)).sum()
 

@@ -36,6 +36,7 @@ class NextToken:
     With `document_end`, the id that ends a document, each document of a row is by itself: positions
     begin anew, and nothing is seen of another. The end of one is the beginning of the next, from
     which its first token is predicted, so that a document's loss does not depend on its neighbours.
+    `blocks`: the mask of documents is one of blocks (`attention.by_blocks`).
 
     `z` * logsumexp(logits)^2 is added to what is minimised, not to the losses: it keeps logits from
     drifting (PaLM, arXiv 2204.02311, section 5, with 1e-4).
@@ -49,6 +50,7 @@ class NextToken:
     z: float = 0.0
     temperature: float = 1.0
     divergence: Divergence = linear_divergence
+    blocks: bool = False
 
     def __call__(
         self,
@@ -108,5 +110,6 @@ class NextToken:
         if self.document_end is not None:  # else transformers masks by positions that begin anew
             given["position_ids"] = attention.positions(inputs, self.document_end)
             if attention.is_own(model):
-                given["attention_mask"] = attention.within(inputs, self.document_end)
+                mask = attention.within(inputs, self.document_end, blocks=self.blocks)
+                given["attention_mask"] = mask
         return given
