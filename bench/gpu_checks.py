@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,15 @@ def checks(rows: int) -> dict[str, bool]:
         "weights and moments are fp32": {tensor.dtype for tensor in every} == {torch.float32},
         "the loss is fp32, the norm of the gradient finite": finite(plain, batches[0]),
         "chunked losses are those of whole logits": chunked(plain, batches[0]),
+        "documents by blocks are those of a whole mask": blocked(batches[0]),
     }
 
 
-def fresh(rows: int) -> Learner:
+def fresh(rows: int, *, documents: bool = False) -> Learner:
     """A small model, in bf16, uncompiled, deterministic."""
     compute = tables.Compute(compile=False, precision="bf16", deterministic=True)
-    made = learner(tables.Model(preset="1m"), compute, rows, work.LENGTH)
+    wanted = tables.Model(preset="1m")
+    made = learner(wanted, compute, rows, work.LENGTH, documents=documents)
     made.set_rate(1e-3)
     return made
 
@@ -96,3 +99,22 @@ def chunked(made: Learner, batch: Batch) -> bool:
         losses.append(made.forward(batch.tokens, len(batch))[1])
     root.objective = given
     return torch.allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def blocked(batch: Batch) -> bool:
+    """Losses and gradients, on a device by flex attention."""
+    made = fresh(len(batch), documents=True)
+    root = made.forward.root
+    given = root.objective
+    assert isinstance(given, NextToken)
+    losses, norms = [], []
+    for root.objective in (given, replace(given, blocks=False)):
+        total, each = made.forward(batch.tokens, len(batch))
+        total.backward()
+        losses.append(each)
+        found = [param.grad.norm() for param in made.params if param.grad is not None]
+        norms.append(torch.stack(found))
+        root.zero_grad()
+    asked = given.blocks == torch.cuda.is_available()
+    near = torch.allclose(losses[0], losses[1], rtol=1e-3)
+    return asked and near and torch.allclose(norms[0], norms[1], rtol=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 import tiny
 import torch
 from test_model import KINDS
-from transformers import AutoModelForCausalLM, GemmaConfig, MambaConfig, MistralConfig
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+)
 
 from treering import attention, build, config, model, records, tables
 from treering.asked import check_attention
@@ -89,6 +98,46 @@ def test_compiled_it_is_the_same(own: bool) -> None:
     found, wanted = (call_of(KINDS["llama"](), compile=each, own=own) for each in (True, False))
     assert loss(found, ONE, OTHER) == pytest.approx(loss(wanted, ONE, OTHER), rel=1e-5)
     assert loss(found, OTHER, ONE) == pytest.approx(loss(wanted, OTHER, ONE), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where it compiles
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_mask_in_blocks_is_the_same(compiled: bool) -> None:
+    """As on CUDA, of which a CPU has the forward pass; compiled in one graph, for two rows of
+    documents, and not again for others."""
+    wanted = call_of(KINDS["llama"](), own=True)
+    found = call_of(KINDS["llama"](), own=True)
+    assert not attention.by_blocks(found.root.model, torch.device("cpu"))
+    found.root.objective = replace(found.root.objective, blocks=True)
+    counter = CompileCounterWithBackend("aot_eager")
+    stance = "default"
+    if compiled:
+        torch._dynamo.reset()
+        graph = torch.compile(found.root, backend=counter, dynamic=False, fullgraph=True)
+        found = replace(found, call=graph)
+    else:
+        stance = "force_eager"
+    with torch.compiler.set_stance(stance):
+        for documents in ((ONE, OTHER), (OTHER, ONE)):
+            assert loss(found, *documents) == pytest.approx(loss(wanted, *documents), rel=1e-5)
+    assert counter.frame_count == compiled
+
+
+@pytest.mark.parametrize(
+    ("settings", "blocks"),
+    [
+        (lambda: LlamaConfig(hidden_size=64, num_attention_heads=4), True),
+        (lambda: LlamaConfig(hidden_size=64, num_attention_heads=8), False),
+        (lambda: LlamaConfig(attention_dropout=0.1), False),
+        (lambda: GPT2Config(), False),
+    ],
+)
+def test_on_cuda_models_attend_in_blocks_that_can(settings: Any, blocks: bool) -> None:
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(settings())
+    assert attention.by_blocks(made, torch.device("cuda")) == blocks
+    assert not attention.by_blocks(made, torch.device("cpu"))
 
 
 def test_a_model_that_sees_across_is_refused() -> None:

@@ -3,20 +3,41 @@
 In a compiled graph transformers cannot see that positions do not begin anew within a row, and makes
 a mask of length x length, with which there is no flash attention; out of a graph it looks, which
 waits for the device. A model whose layers see all that came before needs neither. Of documents in a
-window it is given the mask.
+window it is given the mask: on CUDA in blocks, of which flex attention leaves out the empty ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 NAME, THEIRS = "treering", "sdpa"
-AttentionInterface.register(NAME, sdpa_attention_forward)  # and no maker of masks of that name
+NARROWEST = 16  # heads of flex attention's kernels
+
+
+def attend(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | BlockMask | None, **given: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """As transformers calls it: query float[n, heads, length, width of a head]."""
+    of = module, query, key, value
+    found: tuple[torch.Tensor, torch.Tensor | None]
+    if isinstance(attention_mask, BlockMask):
+        found = flex_attention_forward(*of, attention_mask, **given)
+    else:
+        found = sdpa_attention_forward(*of, attention_mask, **given)
+    return found
+
+
+AttentionInterface.register(NAME, attend)  # and no maker of masks of that name
 
 
 def own(model: PreTrainedModel, length: int) -> bool:
@@ -68,9 +89,32 @@ def positions(inputs: torch.Tensor, document_end: int) -> torch.Tensor:
     return index - begins
 
 
-def within(inputs: torch.Tensor, document_end: int) -> torch.Tensor:
+def within(inputs: torch.Tensor, document_end: int, *, blocks: bool) -> torch.Tensor | BlockMask:
     """What each token sees: those before it in its document, and itself; bool[n, 1, length,
-    length]."""
+    length], or as much in `blocks`."""
     number = (inputs == document_end).cumsum(1)
-    same = number[:, None, :, None] == number[:, None, None, :]
-    return same.tril()
+    if not blocks:
+        same = number[:, None, :, None] == number[:, None, None, :]
+        return same.tril()
+
+    def sees(
+        row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        return (query >= key) & (number[row, query] == number[row, key])
+
+    n, length = inputs.shape
+    return create_block_mask(sees, n, None, length, length, device=inputs.device)
+
+
+def by_blocks(model: PreTrainedModel, device: torch.device) -> bool:
+    """Whether a model attends within documents by flex attention: on CUDA, as on a CPU it has no
+    backward pass; where heads are wide enough for its kernels, and nothing is dropped out."""
+    text = model.config.get_text_config()
+    wide = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    dropped = [getattr(text, name, 0.0) for name in ("attention_dropout", "attn_pdrop")]
+    return bool(
+        device.type == "cuda"
+        and model._supports_flex_attn
+        and wide >= NARROWEST
+        and not any(dropped)
+    )

@@ -31,7 +31,8 @@ def forward(
 ) -> Forward:
     """The root module of a model, callable as the recipe's `[compute]` says; weights that were left
     out are read into it and into its teacher."""
-    chunked = objective(recipe, end_of_text)
+    blocks = attention.by_blocks(begun, mesh.device)
+    chunked = replace(objective(recipe, end_of_text), blocks=blocks)
     whole = replace(chunked, chunked=None)
     attending(recipe, begun, teacher)
     root = model.Root(begun, whole, teacher)
