@@ -10,7 +10,7 @@ RUN = .venv/bin/python -m
 # Less strict than for treering/: that what bench/ calls is there.
 BENCH_TYPES = --ignore-missing-imports --follow-imports=silent --disable-error-code=misc
 
-BENCHES = plan stream readers memory prepare step overhead trainer frameworks scaling
+BENCHES = plan stream readers memory prepare head step overhead trainer frameworks scaling
 
 .PHONY: test check format demo bench
 

@@ -11,7 +11,7 @@ import torch
 from common import VOCABULARY, synthetic
 from torch import nn
 
-from treering import model, tables
+from treering import attention, model, tables
 from treering.forward import forward
 from treering.learner import Learner
 from treering.lengths import lengths
@@ -55,7 +55,9 @@ def learner(
     cost = model.cost(begun, length)
     if change is not None:
         change(begun)
-    root = model.Root(begun, NextToken(document_end=0 if documents else None))
+    attention.own(begun, length)
+    blocks = attention.by_blocks(begun, device)
+    root = model.Root(begun, NextToken(document_end=0 if documents else None, blocks=blocks))
     call = forward(root, compute, rows, Mesh(device=device))
     return Learner(call, tables.Optimizer(), tables.Guard(), flops_per_token=cost)
 

@@ -20,7 +20,7 @@ import torch
 import work
 from common import alternate, ratio, report
 from trainer import WARM
-from turns import Side
+from turns import begun
 
 from treering import build
 from treering.forward import precision
@@ -70,9 +70,7 @@ def compare(python: str, size: str, steps: int, rounds: int) -> dict[str, Any]:
             "treering": [sys.executable, str(HERE / "trainer.py"), name, "--side", "treering"],
             "litgpt": [python, str(HERE / "theirs.py"), "litgpt", name],
         }
-        sides = {side: Side(given, folder / f"{side}.log") for side, given in commands.items()}
-        for side in sides.values():
-            side.train(WARM)
+        sides = begun(commands, folder, WARM)
         took = alternate({name: lambda s=s: s.train(steps) for name, s in sides.items()}, rounds)
         ends = {name: side.end() for name, side in sides.items()}
     ours, theirs = ends["treering"], ends["litgpt"]

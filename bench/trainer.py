@@ -22,7 +22,7 @@ import work
 from common import alternate, ratio, report
 from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from turns import Side, Turns
+from turns import Turns, begun
 
 from treering import build
 from treering.batch import Batch
@@ -143,9 +143,7 @@ def compare(size: str, precision: str, steps: int, rounds: int) -> dict[str, flo
         folder = Path(name)
         work.prepare(folder, size, precision, WARM + steps * (rounds + 1))
         command = [sys.executable, __file__, name, "--side"]
-        sides = {side: Side([*command, side], folder / f"{side}.log") for side in SIDES}
-        for side in sides.values():
-            side.train(WARM)
+        sides = begun({side: [*command, side] for side in SIDES}, folder, WARM)
         took = alternate({name: lambda s=s: s.train(steps) for name, s in sides.items()}, rounds)
         ends = {name: side.end() for name, side in sides.items()}
     tokens = steps * work.ROWS * work.LENGTH
