@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from treering import config
 from treering.analysis import forgetting
-from treering.analysis.compare import Arm
+from treering.analysis.runs import Arm
 from treering.report.card import card, merged
 from treering.report.table import markdown
 from treering.report.write import markdown as report

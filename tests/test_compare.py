@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from recorded import cut, run
 from rich.console import Console
 
-from treering.analysis.compare import Arm, arms, branched, compare, is_finished
+from treering.analysis.compare import compare, is_finished
 from treering.analysis.intervals import difference, estimate
+from treering.analysis.runs import Arm, arms, branched
 from treering.config import Invalid
 from treering.report.comparison import markdown, show
 

@@ -12,9 +12,10 @@ from recorded import cut, run
 from rich.console import Console
 
 from treering.analysis import cells
-from treering.analysis.compare import Arm, branched, compare, is_finished
+from treering.analysis.compare import compare, is_finished
 from treering.analysis.curves import end, matrix_at, spent
 from treering.analysis.matrix import lent, matrix
+from treering.analysis.runs import Arm, branched
 from treering.report.comparison import markdown, show
 
 TWO = (("t1",), ("t2",))

@@ -13,7 +13,8 @@ from recorded import cut, run
 from rich.console import Console
 
 from treering import cli
-from treering.analysis.compare import Arm, compare
+from treering.analysis.compare import compare
+from treering.analysis.runs import Arm
 from treering.report.comparison import markdown, show
 
 TWO = (("t1",), ("t2",))

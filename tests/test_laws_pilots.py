@@ -223,7 +223,7 @@ def test_of_a_csv_without_runs_they_are_guessed(
     path = tmp_path / "pilots.csv"
     rows = [["N", "D", "replay", "en"], *([*row[:3], row[4]] for row in lines())]
     path.write_text("\n".join(",".join(row) for row in rows) + "\n")
-    points = losses(table([str(path)]), "en", new=False)
+    points = losses(table([str(path)], []), "en", new=False)
     assert len(np.unique(points["run"])) == 12
     assert main(["plan", "fit", str(path), "--old", "en", "--resamples", "100"]) == 0
     said = told(capsys)

@@ -12,7 +12,7 @@ from synthetic import grid
 
 from treering import verbs_plan
 from treering.analysis.laws.dcpt import L3
-from treering.analysis.laws.pilots import losses, table
+from treering.analysis.laws.pilots import losses, runs, table
 from treering.cli import main
 
 OLD = np.array([1.2, 0.8, 0.35, 0.3, 0.3, 1.2, 1.0, 0.1, 0.8])
@@ -131,6 +131,11 @@ def test_pilots_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str])
     assert "nowhere.csv: no such file or folder; name runs" in capsys.readouterr().err
 
 
+def points_of(given: list[str]) -> dict[str, np.ndarray]:
+    """The points of folders."""
+    return table(given, runs(given))
+
+
 def pilot(folder: Path, size: float, share: float, rates: list[float]) -> Path:
     """A run of one phase on t2, t1 in the past, scored after every step."""
     head: Record = header(["t1", "t2"], [["t2"]], past=["t1"])
@@ -154,7 +159,7 @@ def test_points_of_runs_are_those_at_the_constant_rate(tmp_path: Path) -> None:
     """Warm-up and decay are left out; of a rate that falls all along the end alone is left."""
     flat = pilot(tmp_path / "flat", 1e5, 0.25, [0.1, 1.0, 1.0, 1.0, 0.2])
     falls = pilot(tmp_path / "falls", 2e5, 0.5, [1.0, 0.8, 0.4, 0.1])
-    points = table([str(flat), str(falls)])
+    points = points_of([str(flat), str(falls)])
     assert list(points["D"]) == [2000, 3000, 4000, 4000]
     assert list(points["N"]) == [1e5, 1e5, 1e5, 2e5] and list(points["run"]) == [0, 0, 0, 1]
     old, new = losses(points, "t1", new=False), losses(points, "t2", new=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import on_ranks
@@ -93,14 +94,20 @@ def test_two_ranks_in_bf16_are_near_one(forks: Forks, tmp_path: Path) -> None:
     assert [r["loss"] for r in two] == pytest.approx([r["loss"] for r in one], rel=5e-3)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
-def test_a_killed_run_goes_on_with_another_number_of_ranks(
-    forks: Forks, unbroken: Path, tmp_path: Path, before: int, after: int
+COPIES = "--set=mesh.replicate=2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2,), (1,)), ((1,), (2,)), ((2,), (2,)), ((2, COPIES), (2,)), ((2,), (2, COPIES))],
+)
+def test_a_killed_run_goes_on_with_another_number_of_ranks_or_another_mesh(
+    forks: Forks, unbroken: Path, tmp_path: Path, before: Any, after: Any
 ) -> None:
     """From the checkpoint after step 18, within Reptile's cycle, the reservoir as it was."""
     out = tmp_path / "run"
-    kill_after_step(forks.start(out, ranks=before), out, 20)
-    code, log = forks.run(out, ranks=after)
+    kill_after_step(forks.start(out, *before[1:], ranks=before[0]), out, 20)
+    code, log = forks.run(out, *after[1:], ranks=after[0])
     assert code == 0, log
     assert "resuming after step" in log
     assert_same_to_rounding(out, unbroken)

@@ -13,12 +13,12 @@ import tiny
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
-from test_laws_plan import lines, pilot, quick, written
+from test_laws_plan import lines, pilot, points_of, quick, written
 
 from treering import config, model, piloting, study, tables
 from treering.analysis.laws import before
 from treering.analysis.laws.manner import manner
-from treering.analysis.laws.pilots import runs, table
+from treering.analysis.laws.pilots import runs
 from treering.cli import main
 from treering.report.law import levels, of_level
 from treering.report.planning import _count
@@ -72,7 +72,7 @@ def test_a_study_is_written_that_costs_what_it_says(
     assert asked(planned, out, "1e14") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "3 sizes, replay 0, 0.02, 0.05, 0.15, 0.4, seeds 3, 12,800 tokens of fr" in said
-    _, cells = study.load(out, planned.parent)
+    cells = study.load(out, planned.parent)
     assert len(cells) == 45
     per_run = 25_600 + 2 * 0.2 * 12_800 * (1 + 0.5 + 0.25 + 0.125)  # of both phases
     sizes = {cell.arm: shape(cell.recipe.model).multiplying(300) for cell in cells}
@@ -144,7 +144,7 @@ def test_annealed_branches_are_the_points_of_a_run_that_has_them(tmp_path: Path)
     ]  # fmt: skip
     with open(flat / "records.jsonl", "a") as log:
         log.writelines(json.dumps(record) + "\n" for record in more)
-    points = table([str(flat)])
+    points = points_of([str(flat)])
     assert list(points["D"]) == [2400, 6000] and list(points["t2"]) == [2.3, 2.0]
 
 
@@ -153,13 +153,13 @@ def test_pilots_run_and_are_learned_from(planned: Path, tmp_path: Path) -> None:
     loss before of annealed weights."""
     out = tmp_path / "pilots.toml"
     assert asked(planned, out, "1e14", "--shares", "0,0.1,0.4") == 0
-    _, cells = study.load(out, planned.parent)
+    cells = study.load(out, planned.parent)
     cell = next(c for c in cells if c.recipe.replay.share == 0.1)
     resolved = tmp_path / "cell.toml"
     resolved.write_text(config.to_toml(cell.recipe))
     tiny.run(resolved, tmp_path / "run")
     made = [str(tmp_path / "run")]
-    points = table(made)
+    points = points_of(made)
     assert len(points["D"]) == 4 and set(points["replay"]) == {0.1}
     of_step = cell.recipe.batch.tokens
     wanted = [0.125 * 12_800, 0.25 * 12_800, 0.5 * 12_800, 12_800]

@@ -50,7 +50,7 @@ def test_every_cell_of_a_study_loads_and_its_methods_can_be_made(
     path: Path, tmp_path: Path
 ) -> None:
     stand_in(path.parent / tomllib.loads(path.read_text())["base"], tmp_path)
-    _, cells = study.load(path, tmp_path)
+    cells = study.load(path, tmp_path)
     for cell in cells:
         check(cell.recipe)
     assert path.name in path.read_text(), "its command names it"

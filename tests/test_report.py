@@ -16,8 +16,7 @@ from recorded import Record
 
 from treering import cli, records
 from treering.analysis import cells
-from treering.analysis.compare import arms
-from treering.analysis.runs import gather
+from treering.analysis.runs import arms, gather
 from treering.config import Invalid
 from treering.report.page import compared, page
 from treering.report.series import view

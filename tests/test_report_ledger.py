@@ -12,7 +12,7 @@ import recorded
 import tiny
 
 from treering import checkpoint, records
-from treering.analysis.compare import branched
+from treering.analysis.runs import branched
 from treering.report.page import page
 
 SETS = ("probe.every=5", "update={kind='reptile', every=5, rate=0.5}")

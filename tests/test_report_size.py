@@ -13,7 +13,7 @@ import pytest
 import recorded
 from recorded import Record
 
-from treering.analysis.compare import Arm, branched
+from treering.analysis.runs import Arm, branched
 from treering.report.charts import COLOURS, LEAST, charts, dash
 from treering.report.page import page
 from treering.report.series import POINTS, view

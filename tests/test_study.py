@@ -41,13 +41,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(place: Path, text: str, data: Path | None = None) -> tuple[study.Study, list[study.Cell]]:
+def load(place: Path, text: str, data: Path | None = None) -> list[study.Cell]:
     (place / "study.toml").write_text('base = "data/base.toml"\n' + text)
     return study.load(place / "study.toml", data)
 
 
 def names(place: Path, text: str) -> list[str]:
-    return [cell.name for cell in load(place, text)[1]]
+    return [cell.name for cell in load(place, text)]
 
 
 # -- from the file to the cells ------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_tables_are_merged_and_one_that_names_a_kind_takes_the_place_of_the_othe
 
 
 def test_common_lies_over_the_base_the_arm_over_it_and_the_axes_on_top(place: Path) -> None:
-    _, (plain, mer) = load(
+    plain, mer = load(
         place,
         """
         [common]
@@ -102,7 +102,7 @@ def test_every_combination_is_a_cell_and_the_seed_stands_last_in_its_name(place:
         "plain-seed3",
         *(f"mer-rate{r}-kindconstant-seed{s}" for r in (0.3, 0.5) for s in (0, 3)),
     ]
-    found = load(place, text)[1]
+    found = load(place, text)
     assert [cell.recipe.seed for cell in found] == [0, 3] * 3
     assert found[-1].group == "mer-rate0.5-kindconstant" and found[-1].axes["seed"] == 3
     assert found[-1].recipe.schedule == {"kind": "constant", "peak": 1e-3}
@@ -125,7 +125,7 @@ def test_axes_of_one_table_do_not_undo_each_other(place: Path) -> None:
     grid.schedule.kind = ["constant", "cosine"]
     grid.evaluate.tokens = [64]
     """
-    first, second = load(place, text)[1]
+    first, second = load(place, text)
     assert first.recipe.schedule == {"kind": "constant", "peak": 0.5}
     assert second.recipe.schedule == {"kind": "cosine", "peak": 0.5}
     assert second.recipe.evaluate.tokens == 64 and second.recipe.update["every"] == 5
@@ -137,7 +137,7 @@ def test_an_axis_may_go_through_a_list_of_tables(place: Path) -> None:
     penalties = [{ kind = "l2", weight = 1.0 }, { kind = "ewc", weight = 5.0 }]
     grid.penalties.0.weight = [2.0, 3.0]
     """
-    first, second = load(place, text)[1]
+    first, second = load(place, text)
     assert [each["weight"] for each in first.recipe.penalties] == [2.0, 5.0]
     assert [each["weight"] for each in second.recipe.penalties] == [3.0, 5.0]
     assert (first.name, second.name) == ("a-weight2.0", "a-weight3.0")
@@ -148,23 +148,24 @@ def test_an_axis_may_have_tables_for_values(place: Path) -> None:
     [arms.a]
     grid.update = [{ kind = "descent" }, { kind = "reptile", every = 2, rate = 1.0 }]
     """
-    first, second = load(place, text)[1]
+    first, second = load(place, text)
     assert first.recipe.update == {"kind": "descent"} and second.recipe.update["every"] == 2
     assert first.name != second.name and "/" not in second.name
 
 
 def test_files_are_relative_to_the_base_or_to_the_folder_that_is_given(place: Path) -> None:
     train = str(place / "data/en.jsonl")
-    assert load(place, "[arms.a]")[1][0].recipe.corpora["en"].train == train
+    assert load(place, "[arms.a]")[0].recipe.corpora["en"].train == train
     shutil.copytree(place / "data", place / "other")
-    elsewhere = load(place, "[arms.a]", place / "other")[1][0]
+    elsewhere = load(place, "[arms.a]", place / "other")[0]
     assert elsewhere.recipe.corpora["en"].train == str(place / "other/en.jsonl")
 
 
 def test_the_baseline_may_be_an_arm_or_one_of_its_settings(place: Path) -> None:
     text = "[arms.a]\ngrid.update.rate = [0.5, 1.0]"
     for name in ("a", "a-rate0.5"):
-        assert load(place, f'baseline = "{name}"\n{text}')[0].baseline == name
+        found = load(place, f'baseline = "{name}"\n{text}')
+        assert {cell.baseline for cell in found} == {"a-rate0.5"}
 
 
 WRONG = {
@@ -237,7 +238,8 @@ SEEDED = 'baseline = "replay"\ngrid.seed = [0, 1]\n[arms.replay-past]\n[arms.rep
 
 
 def finish(place: Path, *but: str, text: str = SEEDED) -> tuple[Any, Path]:
-    _, found = load(place, text)
+    found = load(place, text)
+    conduct.lay_out(found, place / "out")
     for cell in found:
         if cell.name not in but:
             made(cell, place / "out", run(VALUES, seed=cell.recipe.seed, method=cell.group))
@@ -264,7 +266,7 @@ def test_cells_that_are_not_finished_are_named_and_so_is_a_baseline_that_is_not(
     assert any(note.startswith("replay, the baseline, is not finished") for note in table["notes"])
     assert "not finished" in (place / "out/comparison.md").read_text()
     with pytest.raises(Invalid, match="no cell is finished; see .*logs"):
-        conduct.conclude(load(place, SEEDED)[1], place / "nothing")
+        conduct.conclude(load(place, SEEDED), place / "nothing")
 
 
 def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(place: Path) -> None:
@@ -272,7 +274,7 @@ def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(plac
     assert conduct.conclude(*finish(place, text=f'baseline = "a"\n{text}'))["baseline"] == (
         "a-rate0.5"
     )
-    _, found = load(place, f'baseline = "a-rate1.0"\n{text}')
+    found = load(place, f'baseline = "a-rate1.0"\n{text}')
     assert conduct.conclude(found, place / "out")["baseline"] == "a-rate1.0"
 
 
@@ -302,19 +304,19 @@ def test_an_arm_is_compared_to_the_setting_of_the_baseline_that_has_its_values(p
 
 
 def test_a_setting_that_is_named_is_the_baseline_of_all(place: Path) -> None:
-    _, found = load(place, SHARES.replace('"rewarm"', '"rewarm-share0.25"'))
+    found = load(place, SHARES.replace('"rewarm"', '"rewarm-share0.25"'))
     assert {cell.baseline for cell in found} == {"rewarm-share0.25"}
-    assert {cell.baseline for cell in load(place, SHARES.replace("baseline", "#"))[1]} == {None}
+    assert {cell.baseline for cell in load(place, SHARES.replace("baseline", "#"))} == {None}
 
 
 def test_settings_that_the_baseline_alone_has_are_compared_to_the_first_of_them(
     place: Path,
 ) -> None:
     text = SHARES + "[arms.rewarm.grid]\nschedule.peak = [1e-3, 2e-3]\n"
-    found = {cell.group: cell.baseline for cell in load(place, text)[1]}
+    found = {cell.group: cell.baseline for cell in load(place, text)}
     first, second = (f"rewarm-peak{peak}-share0.25" for peak in ("0.001", "0.002"))
     assert found[first] == found[second] == found["infinite-share0.25"] == first
-    _, alone = load(place, 'baseline = "a"\n[arms.a]\ngrid.update.rate = [0.5, 1.0]')
+    alone = load(place, 'baseline = "a"\n[arms.a]\ngrid.update.rate = [0.5, 1.0]')
     assert {cell.baseline for cell in alone} == {"a-rate0.5"}
 
 
@@ -331,7 +333,8 @@ def test_whoever_is_given_the_folder_takes_the_studys_baselines(place: Path, tex
 def test_of_two_studies_each_arm_is_compared_within_its_own(place: Path) -> None:
     """Both have an arm of the same name, the baseline of the one."""
     for name, baseline, method in (("one", "a", "reptile"), ("two", "b", "average")):
-        _, found = load(place, f'baseline = "{baseline}"\n[arms.a]\n[arms.b]')
+        found = load(place, f'baseline = "{baseline}"\n[arms.a]\n[arms.b]')
+        conduct.lay_out(found, place / name)
         for cell in found:
             kind = f"{method} of {cell.arm}"
             made(cell, place / name, run(VALUES, seed=cell.recipe.seed, method=kind))
@@ -346,6 +349,7 @@ def test_a_study_of_before_has_no_baseline_and_a_damaged_one_is_named(
     place: Path,
 ) -> None:
     finish(place)
+    (place / "out/study.json").unlink()
     assert {arm.baseline for arm in gather([str(place / "out")])} == {None}
     for damage in ("[", "{}", '[{"name": "mer-seed0"}]', "[" * 100_000):
         (place / "out/study.json").write_text(damage)
@@ -360,13 +364,13 @@ def test_a_cell_is_finished_wherever_its_texts_lie_now_and_not_with_another_reci
     assert all(conduct.is_finished(cell, out) for cell in found)
     (place / "data").rename(place / "moved")
     (place / "study.toml").write_text('base = "moved/base.toml"\n' + SEEDED)
-    assert all(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml")[1])
+    assert all(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml"))
     (place / "study.toml").write_text('base = "moved/base.toml"\ncommon.length = 8\n' + SEEDED)
-    assert not any(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml")[1])
+    assert not any(conduct.is_finished(cell, out) for cell in study.load(place / "study.toml"))
 
 
 def test_a_cell_that_is_half_done_is_not_finished(place: Path) -> None:
-    _, found = load(place, SEEDED)
+    found = load(place, SEEDED)
     assert not conduct.is_finished(found[0], place / "out")
     made(found[0], place / "out", cut(run(VALUES), 25))
     assert not conduct.is_finished(found[0], place / "out")
@@ -392,7 +396,6 @@ def test_only_cells_that_are_left_are_run_and_each_with_its_resolved_recipe(plac
             yield job, 0
 
     shutil.rmtree(out / "runs/replay-seed1")  # another one, which is not asked for below
-    (out / "recipes").mkdir()
     assert perform(found, out, engine, only=found[5]) == []
     assert [job.name for job in asked] == ["mer-seed1"]
     assert config.load(asked[0].recipe) == found[5].recipe
@@ -403,7 +406,7 @@ def test_only_cells_that_are_left_are_run_and_each_with_its_resolved_recipe(plac
 
 
 def test_an_interruption_while_cells_run_closes_the_engine(place: Path) -> None:
-    _, found = load(place, SEEDED)
+    found = load(place, SEEDED)
     closed = []
 
     def engine(jobs: list[Job], watch: Any) -> Generator[tuple[Job, int], None, None]:
@@ -424,7 +427,7 @@ def test_an_interruption_while_cells_run_closes_the_engine(place: Path) -> None:
 
 def test_a_recipe_that_a_cell_may_be_reading_is_not_written_again(place: Path) -> None:
     """Of an array of jobs each lays out the study, while the first of them read their recipes."""
-    _, found = load(place, SEEDED)
+    found = load(place, SEEDED)
     conduct.lay_out(found, place / "out")
     path = place / "out/recipes/mer-seed0.toml"
     handle, before = path.stat().st_ino, path.stat().st_mtime_ns

@@ -45,11 +45,6 @@ def lay_out(found: Sequence[Cell], out: Path) -> None:
         (out / part).mkdir(parents=True, exist_ok=True)
     for cell in found:
         _write(out / "recipes" / f"{cell.name}.toml", config.to_toml(cell.recipe))
-    _describe(found, out)
-
-
-def _describe(found: Sequence[Cell], out: Path) -> None:
-    """Write `study.json`."""
     keys = ("name", "group", "baseline")
     cells = [{key: value for key in keys if (value := getattr(cell, key))} for cell in found]
     _write(out / "study.json", json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
@@ -97,12 +92,11 @@ def _tabulate(found: Sequence[Cell], out: Path) -> list[tuple[Cell, list[records
 
 
 def conclude(found: Sequence[Cell], out: Path) -> dict[str, Any]:
-    """Write `cells.csv`, `study.json`, `comparison.json`, `.md` and `report.html` of the finished
-    cells; the table of the comparison. Raises Invalid where none is finished."""
+    """Write `cells.csv`, `comparison.json`, `.md` and `report.html` of the finished cells; the
+    table of the comparison. Raises Invalid where none is finished."""
     finished = _tabulate(found, out)
     if not finished:
         raise Invalid(f"{out}: no cell is finished; see {out / 'logs'}")
-    _describe(found, out)
     groups: dict[str, dict[int, list[records.Record]]] = {}
     for cell, run in finished:
         groups.setdefault(cell.group, {})[cell.recipe.seed] = run

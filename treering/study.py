@@ -54,8 +54,8 @@ class Cell:
     baseline: str | None = None
 
 
-def load(path: str | Path, data: str | Path | None = None) -> tuple[Study, list[Cell]]:
-    """The study in a TOML file and its cells, arm by arm. Raises Invalid, naming the cell, where
+def load(path: str | Path, data: str | Path | None = None) -> list[Cell]:
+    """The cells of the study in a TOML file, arm by arm. Raises Invalid, naming the cell, where
     one has no valid recipe."""
     path = Path(path)
     study = read(Study, config.toml(path), "")
@@ -79,7 +79,7 @@ def load(path: str | Path, data: str | Path | None = None) -> tuple[Study, list[
     if study.baseline is not None and study.baseline not in known:
         raise Invalid(f"baseline = {study.baseline!r}: no such arm; known: {', '.join(known)}")
     to = _baselines(study.baseline, found)
-    return study, [replace(cell, baseline=to.get(cell.group)) for cell in found]
+    return [replace(cell, baseline=to.get(cell.group)) for cell in found]
 
 
 def _baselines(asked: str | None, found: Sequence[Cell]) -> dict[str, str]:

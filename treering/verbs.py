@@ -197,7 +197,7 @@ def study(options: argparse.Namespace) -> int:
     from treering.engines import local, ray
     from treering.report import comparison
 
-    _, cells = studies.load(options.study, options.data)
+    cells = studies.load(options.study, options.data)
     out, console = Path(options.out), Console()
     if options.list:
         for i, cell in enumerate(cells):

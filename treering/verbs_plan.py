@@ -41,13 +41,14 @@ def fit(options: argparse.Namespace) -> int:
         law_figure.form_of(figure)
     form, new = _form(options.law), options.new is not None
     corpus = options.new if new else options.old
-    table = pilots.table(options.pilots)
+    trained = pilots.runs(options.pilots)
+    table = pilots.table(options.pilots, trained)
     points = pilots.losses(table, corpus, new=new)
     laws = _resampled(form, points, options.resamples)
     judged = _judged(laws, points)
     console, law = Console(), laws.fit
     for text in (
-        *doubts.of_runs(pilots.runs(options.pilots)),
+        *doubts.of_runs(trained),
         *doubts.of_points(table, points),
         *doubts.of_losses(points, corpus, new=new),
     ):
@@ -78,7 +79,7 @@ def ask(options: argparse.Namespace) -> int:
     trained = pilots.runs(options.pilots)
     begin = None if options.recipe is None else template(options, manner(trained))
     wanted = _kept(options, trained)
-    found = _planned(options, wanted, doubts.of_runs(trained))
+    found = _planned(options, wanted, trained)
     _show(found)
     if options.page is not None:
         with replacing(Path(options.page)) as beside:
@@ -90,10 +91,12 @@ def ask(options: argparse.Namespace) -> int:
 
 
 def _planned(
-    options: argparse.Namespace, wanted: Mapping[str, tuple[float, Before]], said: Sequence[str]
+    options: argparse.Namespace,
+    wanted: Mapping[str, tuple[float, Before]],
+    trained: Sequence[tuple[int, Run]],
 ) -> Planned:
     """What is best. Raises Invalid where nothing keeps what is wanted."""
-    form, table = _form(options.law), pilots.table(options.pilots)
+    form, table = _form(options.law), pilots.table(options.pilots, trained)
     of = {corpus: pilots.losses(table, corpus, new=False) for corpus in wanted}
     of[options.learn] = pilots.losses(table, options.learn, new=True)
     laws = {name: _resampled(form, points, options.resamples) for name, points in of.items()}
@@ -110,7 +113,7 @@ def _planned(
     if np.isnan(size.value):
         raise Invalid(f"--keep {' '.join(options.keep)}: no size and share hold that at "
                       f"{options.budget:g} FLOPs; allow more, or spend more")  # fmt: skip
-    told = [*said, *doubts.of_points(table, of[options.learn])]
+    told = [*doubts.of_runs(trained), *doubts.of_points(table, of[options.learn])]
     for name, points in of.items():
         told += doubts.of_losses(points, name, new=name == options.learn)
     if options.before and not options.size:

@@ -21,9 +21,7 @@ from treering.analysis.curves import Clock, end, is_before, matrix_at, spent, st
 from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
 from treering.analysis.intervals import difference, estimate
 from treering.analysis.matrix import Matrix, branches_of, header_of, lent, matrix, scores_of
-from treering.analysis.runs import Arm as Arm
-from treering.analysis.runs import arms as arms
-from treering.analysis.runs import branched as branched
+from treering.analysis.runs import Arm
 from treering.config import Invalid
 from treering.records import Record
 

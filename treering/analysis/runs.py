@@ -150,7 +150,7 @@ def _runs(text: str) -> Iterator[_Run]:
 
 
 def _cells(path: Path) -> dict[str, dict[str, str]]:
-    """What a study says of its cells, by their names; of one that was never summed up nothing."""
+    """What a study says of its cells, by their names; nothing of one that has no file of it."""
     if not path.exists():
         return {}
     try:

@@ -33,7 +33,7 @@ def demo(out: Path, console: Console, *, cache: str | None = None) -> int:
         found = ", ".join(f"{count} of {name}" for name, count in counts.items())
         console.print(f"documents found on this machine: {found}", highlight=False)
     with resources.as_file(resources.files("treering.demo")) as here:
-        _, cells = study.load(here / "study.toml", out / "text")
+        cells = study.load(here / "study.toml", out / "text")
     jobs = min(len(cells), os.cpu_count() or 1)
 
     def engine(

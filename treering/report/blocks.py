@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 import tomli_w
 
-from treering.analysis.compare import Arm
 from treering.analysis.curves import spent
+from treering.analysis.runs import Arm
 from treering.records import ANNEALED, LEDGER, Record
 from treering.report import comparison as text_of
 from treering.report.card import without_folders
@@ -68,9 +68,7 @@ def header(views: Sequence[View]) -> str:
 def _arm(i: int, view: View) -> str:
     strokes = f' stroke-dasharray="{" ".join(map(str, dash(i)))}"' if dash(i) else ""
     line = f'<line x1="0" y1="5" x2="26" y2="5" stroke="{colour(i)}" stroke-width="3"{strokes}/>'
-    swatch = (
-        f'<svg class=swatch style="width:1.7rem;background:none" viewBox="0 0 26 10">{line}</svg>'
-    )
+    swatch = f'<svg class=swatch viewBox="0 0 26 10">{line}</svg>'
     return f"<span class=arm>{swatch}<b>{escape(view.name)}</b></span>"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treering.analysis.compare import Arm
+from treering.analysis.runs import Arm
 from treering.report.charts import colour, dash, panels
 from treering.report.series import Line, View, view
 

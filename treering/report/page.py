@@ -13,7 +13,8 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from treering.analysis.compare import Arm, compare, is_finished
+from treering.analysis.compare import compare, is_finished
+from treering.analysis.runs import Arm
 from treering.report import blocks
 from treering.report.charts import LEAST, Chart, charts
 from treering.report.comparison import Comparison

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treering.analysis.compare import Arm
 from treering.analysis.curves import curves
 from treering.analysis.matrix import Matrix, Row, header_of, matrix
+from treering.analysis.runs import Arm
 from treering.records import Record
 
 Floats = NDArray[np.float64]

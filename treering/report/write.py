@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from treering.analysis import cells, forgetting
-from treering.analysis.compare import Arm
+from treering.analysis.runs import Arm
 from treering.atomic import replacing
 from treering.config import Invalid
 from treering.report import comparison

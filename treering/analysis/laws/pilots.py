@@ -40,12 +40,12 @@ def runs(given: Sequence[str]) -> list[tuple[int, Run]]:
     return [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
 
 
-def table(given: Sequence[str]) -> dict[str, Array]:
-    """The points of run folders, studies' folders or one CSV. Raises Invalid where there are
-    none."""
+def table(given: Sequence[str], trained: Sequence[tuple[int, Run]]) -> dict[str, Array]:
+    """The points of run folders, studies' folders or one CSV; `trained`: their `runs`. Raises
+    Invalid where there are none."""
     if _is_csv(given):
         return _of_csv(Path(given[0]))
-    rows = [row for i, (seed, run) in enumerate(runs(given)) for row in of_run(run, i, seed)]
+    rows = [row for i, (seed, run) in enumerate(trained) for row in of_run(run, i, seed)]
     if not rows:
         raise Invalid(f"{' '.join(given)}: no checkpoint was scored at a constant rate; score "
                       "within phases by evaluate.every_tokens")  # fmt: skip
