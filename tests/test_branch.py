@@ -162,7 +162,7 @@ def test_from_where_a_run_stands_branches_are_annealed_as_is_asked_then(
         assert tiny.weights(out) == tiny.weights(plain)
 
 
-WITHIN = "anneal={tokens=640, shape='linear', floor=0.1, phases=['second'], at=[0.3, 0.5]}"
+WITHIN = "anneal={tokens=640, shape='linear', floor=0.1, phases=['second'], at={second=[0.3, 0.5]}}"
 
 
 def test_branches_within_a_phase_are_those_of_shorter_phases(
@@ -185,8 +185,20 @@ def test_branches_within_a_phase_are_those_of_shorter_phases(
         tiny.run(recipe, tmp_path / f"of-{steps}", *shorter)
         branch = out / f"annealed/second@{steps}"
         assert tiny.weights(branch) == tiny.weights(tmp_path / f"of-{steps}")
-    with pytest.raises(Invalid, match=r"anneal\.at = .*shares of a phase"):
-        tiny.run(recipe, tmp_path / "no", CONSTANT, WITHIN.replace("0.3", "1.5"))
+
+
+@pytest.mark.parametrize(
+    ("was", "wrong", "message"),
+    [
+        ("0.3", "1.5", r"anneal\.at\.second = .*shares of the phase, in"),
+        ("second=[", "secnd=[", r"anneal\.at = 'secnd': no such phase; did you mean"),
+    ],
+)
+def test_where_branches_leave_within_a_phase_is_checked(
+    recipe: Path, tmp_path: Path, was: str, wrong: str, message: str
+) -> None:
+    with pytest.raises(Invalid, match=message):
+        tiny.run(recipe, tmp_path / "no", CONSTANT, WITHIN.replace(was, wrong))
 
 
 def test_a_run_begun_before_branches_within_a_phase_keeps_its_branches(

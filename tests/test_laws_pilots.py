@@ -22,7 +22,7 @@ from treering.config import Invalid
 __all__ = ["quick"]
 STEP = 2e6  # tokens
 FLAT = {"kind": "constant", "peak": 2e-3, "warmup": 0.01}
-FALL = {"tokens": 3_200_000, "shape": "linear", "floor": 0.2, "phases": ["p1", "p2"], "at": [0.5]}
+FALL = {"tokens": 3_200_000, "shape": "linear", "floor": 0.2, "phases": ["p1", "p2"]}
 Told = list[dict[str, object]]
 
 

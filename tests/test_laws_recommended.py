@@ -37,7 +37,7 @@ def changed(planned: Path, **change: object) -> Path:
 
 
 COSINE = {"kind": "cosine", "peak": 1e-3, "floor": 0.1}
-OWN = {"tokens": 245_760, "shape": "cosine", "phases": ["fr"], "at": [0.5]}
+OWN = {"tokens": 245_760, "shape": "cosine", "phases": ["fr"], "at": {"fr": [0.5]}}
 
 
 @pytest.mark.parametrize("budget", ["total", "fresh", "batch"])
@@ -54,7 +54,7 @@ def test_of_annealed_pilots_it_is_annealed_as_they_were(
     assert asked(cells(tmp_path), recipe, out, *OF_RUNS) == 0
     made = config.load(out)
     assert made.schedule == FLAT
-    assert made.anneal.phases == ("fr",) and made.anneal.at == ()
+    assert made.anneal.phases == ("fr",) and made.anneal.at == {}
     assert (made.anneal.shape, made.anneal.floor) == ("linear", 0.2)
     fresh = 1 - made.replay.share
     trunk = made.phases[-1].tokens / {"total": 1, "fresh": fresh, "batch": fresh}[budget]

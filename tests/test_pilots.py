@@ -74,12 +74,12 @@ def test_a_study_is_written_that_costs_what_it_says(
     assert "3 sizes, replay 0, 0.02, 0.05, 0.15, 0.4, seeds 3, 12,800 tokens of fr" in said
     cells = study.load(out, planned.parent)
     assert len(cells) == 45
-    per_run = 25_600 + 2 * 0.2 * 12_800 * (1 + 0.5 + 0.25 + 0.125)  # of both phases
+    per_run = 25_600 + 0.2 * 12_800 * (2 + 0.5 + 0.25 + 0.125)  # at both phases' ends
     sizes = {cell.arm: shape(cell.recipe.model).multiplying(300) for cell in cells}
     flops = sum(6 * sizes[cell.arm] * per_run for cell in cells)
     assert float(said.split(" FLOPs of")[0].split()[-1]) == pytest.approx(flops, rel=0.01)
     one = cells[0].recipe
-    assert one.schedule["kind"] == "constant" and one.anneal.at == (0.125, 0.25, 0.5)
+    assert one.schedule["kind"] == "constant" and one.anneal.at == {"fr": (0.125, 0.25, 0.5)}
     assert one.anneal.tokens == 2560 and one.anneal.phases == ("en", "fr")
     part = [shape(c.recipe.model).layers / shape(tables.Model(**PLANNED)).layers for c in cells]
     assert sorted(set(part)) == pytest.approx([1 / 8, 1 / 4, 1 / 2], rel=0.1)

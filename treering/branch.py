@@ -66,21 +66,18 @@ class Branch:
 
 def steps(recipe: Recipe) -> int:
     """Those of all branches of a run."""
-    wanted = recipe.anneal
-    ends = [phase for phase in recipe.phases if not wanted.phases or phase.name in wanted.phases]
-    return len(ends) * sum(_steps(recipe, share) for share in {*wanted.at, 1.0})
+    shares = [share for phase in recipe.phases for share in _shares(recipe.anneal, phase.name)]
+    return sum(_steps(recipe, share) for share in shares)
 
 
 def due(recipe: Recipe, steps: tuple[int, ...], state: State) -> float | None:
     """The share of its phase after which a branch leaves at a state of the plan; None where none
     does."""
-    wanted, at = recipe.anneal, state.phase
-    if not wanted.tokens or at == len(steps):
+    at = state.phase
+    if not recipe.anneal.tokens or at == len(steps):
         return None
-    if wanted.phases and recipe.phases[at].name not in wanted.phases:
-        return None
-    places = {ceil(share * steps[at]): share for share in (*wanted.at, 1.0)}
-    return places.get(state.phase_step)
+    shares = _shares(recipe.anneal, recipe.phases[at].name)
+    return {ceil(share * steps[at]): share for share in shares}.get(state.phase_step)
 
 
 def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) -> Branch | None:
@@ -105,6 +102,12 @@ def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) ->
         ),
         out / ANNEALED / (phase.name if ends else f"{phase.name}@{state.phase_step}"),
     )
+
+
+def _shares(wanted: Anneal, phase: str) -> list[float]:
+    """The shares of a phase after which a branch leaves, rising; 1 is its end."""
+    ends = not wanted.phases or phase in wanted.phases
+    return sorted({*wanted.at.get(phase, ()), *((1.0,) if ends else ())})
 
 
 def _steps(recipe: Recipe, share: float) -> int:

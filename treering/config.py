@@ -113,21 +113,21 @@ def _check_parts(recipe: Recipe, want: Want) -> None:
     want(moments in ways, "optimizer.at_phase", moments, f"one of {ways}")
     anneal, names = recipe.anneal, [phase.name for phase in recipe.phases]
     want(anneal.tokens >= 0, "anneal.tokens", anneal.tokens, "must not be negative (0 = no branch)")
-    within = all(0 < share < 1 for share in anneal.at)
-    want(within, "anneal.at", anneal.at, "must be shares of a phase, above 0 and below 1")
-    for name in anneal.phases:
-        want(name in names, "anneal.phases", name, "no such phase" + near(name, names))
+    for key, named in (("anneal.phases", anneal.phases), ("anneal.at", anneal.at)):
+        for name in named:
+            want(name in names, key, name, "no such phase" + near(name, names))
+    for name, at in anneal.at.items():
+        want(all(0 < x < 1 for x in at), f"anneal.at.{name}", at, "shares of the phase, in (0, 1)")
     _check_objective(recipe.objective, want)
     _check_groups(recipe, want)
     guard = recipe.guard
     want(guard.spike >= 0, "guard.spike", guard.spike, "must not be negative (0 = off)")
     want(guard.window >= 2, "guard.window", guard.window, "must be at least 2 steps")
     want(guard.max_skipped >= 1, "guard.max_skipped", guard.max_skipped, "at least 1 step")
-    precision = recipe.compute.precision
-    kinds: tuple[str, ...] = ("auto", "fp32", "bf16", "fp8")
+    precision, kinds = recipe.compute.precision, ("auto", "fp32", "bf16", "fp8")
     want(precision in kinds, "compute.precision", precision, f"one of {kinds}")
-    kinds, recompute = ("none", "selective", "full"), recipe.compute.recompute
-    want(recompute in kinds, "compute.recompute", recompute, f"one of {kinds}")
+    recompute, ways = recipe.compute.recompute, ("none", "selective", "full")
+    want(recompute in ways, "compute.recompute", recompute, f"one of {ways}")
     every_tokens = {
         "evaluate.every_tokens": recipe.evaluate.every_tokens,
         "checkpoint.every_tokens": recipe.checkpoint.every_tokens,

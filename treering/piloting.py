@@ -75,7 +75,7 @@ def pilots(
                       "ones to learn from; plan a larger one")  # fmt: skip
     sizes = {name: made.multiplying(vocabulary) for name, made in shapes.items()}
     whole, last = [phase.tokens for phase in recipe.phases], recipe.phases[-1]
-    beside = FALL * last.tokens * sum((*WITHIN, 1.0)) * len(_annealed(recipe))
+    beside = FALL * last.tokens * (sum(WITHIN) + len(_annealed(recipe)))
     once = 6.0 * sum(sizes.values()) * len(shares) * (sum(whole) + beside)
     part = min(1.0, budget / once)
     fewest = math.ceil(FEWEST / WITHIN[0]) * recipe.batch.tokens
@@ -209,7 +209,7 @@ def study(found: Pilots, recipe: Recipe, base: Path, out: Path, data: str | None
             "anneal": {
                 "tokens": round(FALL * last),
                 "phases": _annealed(recipe),
-                "at": list(WITHIN),
+                "at": {recipe.phases[-1].name: list(WITHIN)},
             },
             "evaluate": {"every_tokens": sum(found.tokens)},
         },

@@ -73,14 +73,14 @@ class Replay:
 class Anneal:
     """A branch beside the run, see branch.py: at the ends of `phases` (absent: all) `tokens` more
     (0 = none) of the phase are trained while the rate falls to `floor` times what it was, by
-    `shape`: "linear", "cosine", "1-sqrt", "exponential". So it is within a phase, too, where the
-    shares `at` of it are trained, over that share of `tokens`."""
+    `shape`: "linear", "cosine", "1-sqrt", "exponential". So it is within a phase that `at` names,
+    where those shares of it are trained, over that share of `tokens`."""
 
     tokens: int = 0
     floor: float = 0.1
     shape: str = "1-sqrt"
     phases: tuple[str, ...] = ()
-    at: tuple[float, ...] = ()
+    at: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
