@@ -10,7 +10,7 @@ import pytest
 from recorded import Record, header
 from synthetic import grid
 
-from treering import verbs_plan
+from treering import verbs_laws
 from treering.analysis.laws.dcpt import L3
 from treering.analysis.laws.pilots import losses, runs, table
 from treering.cli import main
@@ -28,7 +28,7 @@ def predicted(parameters: np.ndarray, size: float, tokens: float, share: float) 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is held out, which takes most of the time."""
-    monkeypatch.setattr(verbs_plan, "splits", lambda points: {})
+    monkeypatch.setattr(verbs_laws, "splits", lambda points: {})
 
 
 def lines() -> list[list[str]]:

@@ -44,8 +44,9 @@ RANKS = (
     "conduct",
     "demo",
     "treering",
-    "verbs_pilots",
-    "verbs verbs_plan workshop",
+    "verbs_pilots verbs_laws",
+    "verbs verbs_plan verbs_predict workshop",
+    "planner",
     "cli",
     "__main__",
 )
@@ -55,7 +56,7 @@ LINES = {"tables.py": 380}  # the recipe's one page
 OPEN_SHELF = ("shelf", "objective", "asked", "adapter", "surgery", "build", "methods")
 LIGHT = (
     "schema tables shape rng batch records config ledger protocols plan store stream analysis "
-    "report verbs verbs_plan verbs_pilots workshop cli"
+    "report verbs verbs_plan verbs_predict verbs_laws verbs_pilots planner workshop cli"
 )
 
 

@@ -150,6 +150,16 @@ def _lasting(begin: Template, tokens: float, replay: float) -> Table:
     }
 
 
+def tokens(recipe: Recipe, replay: float, *, annealed: bool) -> float:
+    """The D of laws: all tokens that a run, or the branch at its end, trains of its last phase,
+    replayed ones too."""
+    last, own, budget = recipe.phases[-1], recipe.anneal, recipe.replay.budget
+    branch = own.tokens if annealed and (not own.phases or last.name in own.phases) else 0
+    beside = 1 / (1 - replay)
+    trunk = last.tokens * (1 if budget == "total" else beside)
+    return trunk + branch * (beside if budget == "batch" else 1)
+
+
 def moved(table: Table, found: Table, out: Path) -> Table:
     """A recipe's table with its relative paths as they are from where `out` lies; `found` is the
     table resolved. What it leaves as it is, such as the name of a model of the hub, stays."""

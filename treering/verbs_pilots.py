@@ -23,7 +23,8 @@ def pilots(options: argparse.Namespace) -> int:
     if not 0 < options.budget < math.inf:
         raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e15")
     recipe = config.load(base, data=options.data)
-    found = piloting.pilots(recipe, vocabulary(recipe), options.budget, _shares(options.shares))
+    shares = shares_of(options.shares, piloting.SHARES)
+    found = piloting.pilots(recipe, vocabulary(recipe), options.budget, shares)
     with replacing(out) as beside:
         beside.write_text(piloting.study(found, recipe, base, out, options.data), encoding="utf-8")
     _show(found, recipe, options.budget)
@@ -55,7 +56,7 @@ def recommend(begin: Template, options: argparse.Namespace, planned: tuple[float
     with replacing(out) as beside:
         beside.write_text(piloting.recommended(begin, *planned), encoding="utf-8")
     print(_manner(begin))
-    _over(begin.recipe)
+    warn_of_memory(begin.recipe)
     print(f"{out}: {command('run', out, 'RUN', options.data)}")
 
 
@@ -93,9 +94,10 @@ def vocabulary(recipe: Recipe) -> int:
     return tokenizer.size(tokenizer.load(recipe.tokenizer.from_))
 
 
-def _shares(text: str | None) -> tuple[float, ...]:
+def shares_of(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers of `--shares`."""
     try:
-        return tuple(float(part) for part in text.split(",")) if text else piloting.SHARES
+        return tuple(float(part) for part in text.split(",")) if text else default
     except ValueError:
         raise Invalid(f"--shares {text}: give numbers, as 0,0.05,0.25") from None
 
@@ -112,10 +114,11 @@ def _show(found: Pilots, recipe: Recipe, budget: float) -> None:
         f"{found.tokens[-1]:,} tokens of {recipe.phases[-1].name}; "
         f"{found.cost:.3g} FLOPs of {budget:.3g} (6 N D)"
     )
-    _over(recipe)
+    warn_of_memory(recipe)
 
 
-def _over(recipe: Recipe) -> None:
+def warn_of_memory(recipe: Recipe) -> None:
+    """Says so where what is replayed is not old text alone."""
     if recipe.replay.memory.get("over", "all") == "all":
         Console().print(
             "replay.memory.over = 'all': the new corpus is replayed, too; with 'past' only old "

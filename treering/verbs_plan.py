@@ -10,26 +10,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from treering.analysis.laws import KINDS, before, doubts, pilots
+from treering.analysis.laws import before, doubts, pilots
 from treering.analysis.laws.answers import Budget, Within, answer
 from treering.analysis.laws.before import Before
-from treering.analysis.laws.bootstrap import Resampled, bootstrap
-from treering.analysis.laws.fitting import Search
-from treering.analysis.laws.fitting import fit as fitted
-from treering.analysis.laws.form import Array, Form
-from treering.analysis.laws.holdout import Judged, Mask, choose, splits
+from treering.analysis.laws.bootstrap import Resampled
+from treering.analysis.laws.form import Array
 from treering.analysis.laws.manner import manner
 from treering.analysis.laws.pilots import Run
-from treering.analysis.laws.points import SPARE
 from treering.atomic import replacing
 from treering.config import Invalid
 from treering.report import law as law_figure
 from treering.report import planning
 from treering.report.planning import Kept, Planned
-from treering.schema import near
+from treering.verbs_laws import form_of, judged, resampled, show_held_out
 from treering.verbs_pilots import recommend, template
 
-LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
 REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 61), np.linspace(0.1, 0.9, 81)]))
 
 
@@ -39,13 +34,13 @@ def fit(options: argparse.Namespace) -> int:
     figure = None if options.figure is None else Path(options.figure)
     if figure is not None:
         law_figure.form_of(figure)
-    form, new = _form(options.law), options.new is not None
+    form, new = form_of(options.law), options.new is not None
     corpus = options.new if new else options.old
     trained = pilots.runs(options.pilots)
     table = pilots.table(options.pilots, trained)
     points = pilots.losses(table, corpus, new=new)
-    laws = _resampled(form, points, options.resamples)
-    judged = _judged(laws, points)
+    laws = resampled(form, points, options.resamples)
+    tried = judged(laws, points)
     console, law = Console(), laws.fit
     for text in (
         *doubts.of_runs(trained),
@@ -62,7 +57,7 @@ def fit(options: argparse.Namespace) -> int:
     console.print(f"residuals: {quality['rms']:.2%} rms, {quality['worst']:.4f} nats at worst")
     if law.at_bounds:
         console.print(f"at their bounds, so not identified: {', '.join(law.at_bounds)}")
-    _held_out(judged, console, corpus)
+    show_held_out(tried, console, corpus)
     if figure is not None:
         law_figure.draw(laws, points, figure, corpus)
         print(figure)
@@ -96,10 +91,10 @@ def _planned(
     trained: Sequence[tuple[int, Run]],
 ) -> Planned:
     """What is best. Raises Invalid where nothing keeps what is wanted."""
-    form, table = _form(options.law), pilots.table(options.pilots, trained)
+    form, table = form_of(options.law), pilots.table(options.pilots, trained)
     of = {corpus: pilots.losses(table, corpus, new=False) for corpus in wanted}
     of[options.learn] = pilots.losses(table, options.learn, new=True)
-    laws = {name: _resampled(form, points, options.resamples) for name, points in of.items()}
+    laws = {name: resampled(form, points, options.resamples) for name, points in of.items()}
     kept = [Kept(name, laws[name], known, factor) for name, (factor, known) in wanted.items()]
     many = np.geomspace(table["N"].min(), table["N"].max() * 100, 61)
     sizes = np.array([options.size]) if options.size else many
@@ -119,7 +114,7 @@ def _planned(
     if options.before and not options.size:
         told.append("--before is taken for the loss before at every N; give --size N with that "
                     "model's own")  # fmt: skip
-    held = {name: _judged(laws[name], points) for name, points in of.items()}
+    held = {name: judged(laws[name], points) for name, points in of.items()}
     return Planned(kept, options.learn, choices, size, replay, learned, new, held, told)
 
 
@@ -130,32 +125,10 @@ def _show(found: Planned) -> None:
         table.add_row(*row)
     console.print(planning.sentence(found))
     console.print(table)
-    for name, judged in found.held.items():
-        _held_out(judged, console, name)
+    for name, tried in found.held.items():
+        show_held_out(tried, console, name)
     for text in planning.warnings(found):
         console.print(text)
-
-
-def _form(name: str) -> Form:
-    if name not in LAWS:
-        raise Invalid(f"--law {name}: no law of N, D and share{near(name, list(LAWS))}")
-    return KINDS[name]
-
-
-def _judged(laws: Resampled, points: Mapping[str, Array]) -> list[Judged]:
-    """The law and a competitor by what was held out, the better one first; where nothing can be,
-    the law alone."""
-    form = laws.fit.form
-    other = KINDS["dcpt-l1" if form is not KINDS["dcpt-l1"] else "dcpt-l5"]
-    held = _splits(max(form, other, key=lambda each: len(each.names)), points)
-    quick = Search(starts=3)
-    return choose([form, other], points, held, search=quick) if held else [Judged(laws.fit, {})]
-
-
-def _splits(form: Form, points: Mapping[str, Array]) -> dict[str, Mask]:
-    """What may be held out so that enough is left to fit."""
-    least = len(form.names) + SPARE
-    return {name: mask for name, mask in splits(points).items() if (~mask).sum() >= least}
 
 
 def _kept(
@@ -206,12 +179,6 @@ def _tolerance(text: str) -> tuple[str, float]:
     return corpus, tolerance
 
 
-def _resampled(form: Form, points: Mapping[str, Array], resamples: int) -> Resampled:
-    if resamples < 100:
-        raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
-    return bootstrap(fitted(form, points), resamples, by="run")
-
-
 def _parameters(laws: Resampled, console: Console) -> None:
     table = RichTable("parameter", "value", "95% interval")
     for name, (low, high) in laws.spread().items():
@@ -219,19 +186,6 @@ def _parameters(laws: Resampled, console: Console) -> None:
     console.print(table)
     middle = ", ".join(f"{name} / {value:.4g}" for name, value in laws.fit.units.items())
     console.print(f"in units of the pilots' middle: {middle}")
-
-
-def _held_out(judged: Sequence[Judged], console: Console, of: str) -> None:
-    if not judged[0].held:
-        console.print(
-            f"{of}: nothing could be held out: more sizes, tokens or shares are needed to judge"
-        )
-        return
-    console.print(f"{of}: error on what was held out")
-    table = RichTable("law", *judged[0].held)
-    for found in judged:
-        table.add_row(found.fit.form.name, *(f"{error:.2%}" for error in found.held.values()))
-    console.print(table)
 
 
 def _range(values: Array) -> str:
