@@ -67,7 +67,7 @@ def compare(python: str, size: str, steps: int, rounds: int) -> dict[str, Any]:
         work.prepare(folder, size, "auto", WARM + steps * (rounds + 1))
         describe(folder)
         commands = {
-            "treering": [sys.executable, str(HERE / "trainer.py"), name, "--side", "treering"],
+            "treering": [sys.executable, str(HERE / "ours.py"), f"{name}/recipe.toml"],
             "litgpt": [python, str(HERE / "theirs.py"), "litgpt", name],
         }
         sides = begun(commands, folder, WARM)

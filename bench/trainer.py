@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,62 +19,15 @@ import torch
 import transformers
 import work
 from common import alternate, ratio, report
-from rich.console import Console
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from turns import Turns, begun
 
 from treering import build
-from treering.batch import Batch
 from treering.forward import precision
-from treering.interruption import interruption
-from treering.mesh import joined
-from treering.protocols import Learner, Metrics, Update
-from treering.report.live import Live
-from treering.training import Run
 
 CASES = {("3m", "auto"): 6, ("3m", "fp32"): 6, ("20m", "auto"): 1}  # steps of a turn
 WARM = 3  # steps of the first turn, which is not counted
-
-
-@dataclass
-class Taking:
-    """An update that takes turns."""
-
-    inner: Update
-    turns: Turns
-    begun: bool = False
-
-    def __call__(self, learner: Learner, batch: Batch) -> Metrics:
-        if not self.begun:
-            self.turns.begin()
-            self.begun = True
-        metrics = self.inner(learner, batch)
-        self.turns.loss(metrics.loss)
-        self.turns.stepped()
-        return metrics
-
-    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
-        return self.inner.state(learner)
-
-    def counters(self) -> dict[str, Any]:
-        return self.inner.counters()
-
-    def restore(self, counters: Mapping[str, Any]) -> None:
-        self.inner.restore(counters)
-
-    def branches(self) -> dict[str, list[torch.Tensor]]:
-        return self.inner.branches()
-
-
-def treering(folder: Path) -> None:
-    """A run in the folder, taking turns."""
-    turns = Turns()
-    recipe, data = work.load(folder)
-    with joined(recipe.mesh) as mesh, interruption() as heard:
-        parts = build.parts(recipe, data, mesh)
-        parts = replace(parts, update=Taking(parts.update, turns))
-        (folder / "run").mkdir()
-        Run(recipe, data, parts, folder / "run", Live(Console(quiet=True))).walk(heard, [])
+HERE = Path(__file__).parent
 
 
 class Between(TrainerCallback):
@@ -142,8 +94,11 @@ def compare(size: str, precision: str, steps: int, rounds: int) -> dict[str, flo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work.prepare(folder, size, precision, WARM + steps * (rounds + 1))
-        command = [sys.executable, __file__, name, "--side"]
-        sides = begun({side: [*command, side] for side in SIDES}, folder, WARM)
+        commands = {
+            "treering": [sys.executable, str(HERE / "ours.py"), f"{name}/recipe.toml"],
+            "trainer": [sys.executable, __file__, "--in", name],
+        }
+        sides = begun(commands, folder, WARM)
         took = alternate({name: lambda s=s: s.train(steps) for name, s in sides.items()}, rounds)
         ends = {name: side.end() for name, side in sides.items()}
     tokens = steps * work.ROWS * work.LENGTH
@@ -162,9 +117,6 @@ def compare(size: str, precision: str, steps: int, rounds: int) -> dict[str, flo
     }
 
 
-SIDES = {"treering": treering, "trainer": trainer}
-
-
 def main(rounds: int, cases: Mapping[tuple[str, str], int]) -> None:
     figures: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__}
     for (size, kind), steps in cases.items():
@@ -177,11 +129,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", choices=sorted(work.SIZES), help="this one alone")
-    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
-    parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.side:
-        SIDES[options.side](options.folder)
+    if options.folder:
+        trainer(options.folder)
     else:
         asked = {case: n for case, n in CASES.items() if options.size in (None, case[0])}
         main(options.rounds, asked)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -39,8 +38,8 @@ class Side:
         return float(self._answer()["seconds"])
 
     def end(self) -> dict[str, Any]:
-        """The losses of all its steps; MiB: `memory` of its peak, `above` of that without what the
-        process had before it had a model."""
+        """The losses of all its steps and the FLOPs charged to them; MiB: `memory` of its peak,
+        `above` of that without what the process had before it had a model."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         found = self._answer()
@@ -64,7 +63,6 @@ def begun(commands: Mapping[str, Sequence[str]], folder: Path, steps: int) -> di
     """
 
     def started() -> dict[str, Side]:
-        shutil.rmtree(folder / "run", ignore_errors=True)
         sides = {name: Side(given, folder / f"{name}.log") for name, given in commands.items()}
         for side in sides.values():
             side.train(steps)
@@ -81,7 +79,7 @@ class Turns:
     def __init__(self) -> None:
         self._losses: list[torch.Tensor] = []
         self._start = highest()
-        self._left, self._began, self._turns = 0, 0.0, 0
+        self._left, self._began, self._turns, self._flops = 0, 0.0, 0, 0.0
 
     def begin(self) -> None:
         """Wait for the first turn: call it when the first step can begin."""
@@ -90,6 +88,10 @@ class Turns:
     def loss(self, loss: torch.Tensor) -> None:
         """Keep a step's loss."""
         self._losses.append(loss.detach())
+
+    def charge(self, flops: float) -> None:
+        """A step cost so much, where it says so."""
+        self._flops += flops
 
     def stepped(self) -> None:
         """A step is done. Returns when there is another one to do, and ends the process where
@@ -109,7 +111,8 @@ class Turns:
         line = sys.stdin.readline()
         if not line:
             losses = [float(loss) for loss in self._losses]
-            _say({"losses": losses, "memory": highest(), "above": highest() - self._start})
+            memory = {"memory": highest(), "above": highest() - self._start}
+            _say({"losses": losses, "flops": self._flops} | memory)
             os._exit(0)  # at once: a trainer's threads and checkpoints at exit are nobody's
         self._left, self._began = int(line), time.perf_counter()
 
