@@ -255,6 +255,16 @@ def test_fit_and_ask_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert words in told(capsys)
 
 
+def test_points_of_runs_are_written_and_read_again(tmp_path: Path) -> None:
+    given, out = cells(tmp_path), tmp_path / "points.csv"
+    fit = ["plan", "fit", *given, "--old", "t1", "--resamples", "100", "--points", str(out)]
+    assert main(fit) == 0
+    wanted, found = table(given, runs(given)), table([str(out)], [])
+    assert len(found["N"]) == 48 and wanted.keys() == found.keys()
+    for name, column in wanted.items():
+        np.testing.assert_array_equal(found[name], column)
+
+
 def point_of(loss: np.ndarray) -> dict[str, np.ndarray]:
     """Columns of `lines`, with a loss."""
     rows = np.array([[float(v) for v in row[:3]] for row in lines()]).T

@@ -34,6 +34,7 @@ def verbs_of(known: Any) -> None:
     which.add_argument("--old", metavar="CORPUS", help=by_replay)
     which.add_argument("--new", metavar="CORPUS", help=by_rest)
     fit.add_argument("--figure", metavar="FILE", help="the law and its points: .png or .svg")
+    fit.add_argument("--points", metavar="FILE.csv", help="the points, to be fitted again from it")
     fit.set_defaults(verb=_plan, what="fit")
     ask = verbs_of.add_parser("ask", help="the best size and replay share for a budget")
     ask.add_argument("--budget", type=float, required=True, metavar="FLOPS", help="6 N D")

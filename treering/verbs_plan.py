@@ -61,6 +61,9 @@ def fit(options: argparse.Namespace) -> int:
     if figure is not None:
         law_figure.draw(laws, points, figure, corpus)
         print(figure)
+    if options.points is not None:
+        pilots.write(table, Path(options.points))
+        print(options.points)
     return 0
 
 

@@ -21,6 +21,7 @@ from treering.analysis.laws.form import Array
 from treering.analysis.laws.points import columns
 from treering.analysis.matrix import header_of
 from treering.analysis.runs import gather
+from treering.atomic import replacing
 from treering.config import Invalid
 from treering.records import ANNEALED, Record
 
@@ -51,6 +52,14 @@ def table(given: Sequence[str], trained: Sequence[tuple[int, Run]]) -> dict[str,
                       "within phases by evaluate.every_tokens")  # fmt: skip
     names = [name for name in rows[0] if all(name in row for row in rows)]
     return columns({name: [row[name] for row in rows] for name in names})
+
+
+def write(points: Mapping[str, Array], path: Path) -> None:
+    """A table as the CSV that it can be read from again."""
+    with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(points)
+        writer.writerows(zip(*(column.tolist() for column in points.values()), strict=True))
 
 
 def losses(points: dict[str, Array], corpus: str, *, new: bool) -> dict[str, Array]:
