@@ -79,11 +79,9 @@ def _size(recipe: Recipe) -> int:
 def _rows(corpus: str, laws: Resampled, at: Mapping[str, Array], replay: Array) -> Iterator[Row]:
     found, law = laws.fit.predict(at), laws.interval(at)
     run = laws.interval(at, measured=True)
-    for i, share in enumerate(replay):
-        numbers = (at["N"][i], at["D"][i], share, found[i], law[0][i], law[1][i], run[0][i],
-                   run[1][i])  # fmt: skip
-        named = zip(FIELDS, (corpus, laws.fit.form.name, *map(float, numbers)), strict=True)
-        yield dict(named)
+    columns = (at["N"], at["D"], replay, found, *law, *run)
+    for numbers in zip(*(column.tolist() for column in columns), strict=True):
+        yield dict(zip(FIELDS, (corpus, laws.fit.form.name, *numbers), strict=True))
 
 
 def _far(laws: Resampled, at: Mapping[str, Array]) -> Iterator[str]:
