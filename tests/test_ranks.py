@@ -93,6 +93,14 @@ def test_a_speed_that_is_not_whole_is_not_known(speed: dict[str, Any]) -> None:
     assert found["tokens_per_second"] == 5.0 and found["full"] == {"tflops": None, "mfu": None}
 
 
+def test_records_of_kinds_that_are_not_known_are_not_read() -> None:
+    """Their keys may be of other types."""
+    header = recorded.header(["t1"], [["t1"]])
+    step = {"kind": "step", "step": 1, "tokens_per_second": 5.0}
+    later = {"kind": "later", "tokens_per_second": [], "ledger": 3}
+    assert throughput([header, step, later]) == throughput([header, step])
+
+
 def test_a_run_tells_before_each_scoring(place: Path, tmp_path: Path) -> None:
     tiny.run(place / "recipe.toml", tmp_path / "run")
     found = records.read(tmp_path / "run")

@@ -15,7 +15,8 @@ def throughput(records: Sequence[Record]) -> dict[str, Any]:
     """Medians over steps: tokens/s of all devices; of one device TFLOP/s and, where its peak is
     known, MFU, with attention counted in full and halved for causality."""
     speed = header_of(records).get("speed", {})
-    rates = [r["tokens_per_second"] for r in records if r.get("tokens_per_second") is not None]
+    every = (r.get("tokens_per_second") for r in records if r.get("kind") == "step")
+    rates = [each for each in every if each is not None]
     rate = float(np.median(rates)) if rates else None
     found: dict[str, Any] = {"tokens_per_second": rate, "peak_tflops": speed.get("peak_tflops")}
     devices, peak = speed.get("devices"), speed.get("peak_tflops")

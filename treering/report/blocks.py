@@ -191,7 +191,8 @@ def _purposes(arms: Sequence[Arm]) -> str:
 
 def _by_purpose(run: Sequence[Record]) -> list[float | None]:
     """The run's FLOPs of each purpose, and of all; None: not known."""
-    held: Record = next((r["ledger"] for r in reversed(run) if r.get("ledger")), {})
+    kept = (r for r in reversed(run) if r.get("kind") in ("checkpoint", "end"))
+    held: Record = next((r["ledger"] for r in kept if r.get("ledger")), {})
     found = [held.get(name) for name in LEDGER]
     return [*found, None if None in found else sum(value or 0.0 for value in found)]
 
