@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from turns import Turns
 
@@ -24,10 +21,11 @@ from treering.mesh import joined
 from treering.protocols import Learner, Metrics, Update
 from treering.report.live import Live
 from treering.training import Run
+from treering.wrapping import Wrapping
 
 
 @dataclass
-class Taking:
+class Taking(Wrapping):
     """An update that takes turns."""
 
     inner: Update
@@ -43,18 +41,6 @@ class Taking:
             self.turns.charge(metrics.training_flops + metrics.meta_flops)
             self.turns.stepped()
         return metrics
-
-    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
-        return self.inner.state(learner)
-
-    def counters(self) -> dict[str, Any]:
-        return self.inner.counters()
-
-    def restore(self, counters: Mapping[str, Any]) -> None:
-        self.inner.restore(counters)
-
-    def branches(self) -> dict[str, list[torch.Tensor]]:
-        return self.inner.branches()
 
 
 def main(path: Path, after: int) -> None:

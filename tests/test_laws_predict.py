@@ -69,7 +69,7 @@ def test_of_annealed_pilots_it_is_of_the_branch(
     assert [float(field) for field in row[2:5]] == [size, 12_000_000, 0.25]
     said = told(capsys)
     assert "Predicted is RUN/annealed/fr." in said and "schedule.kind" not in said
-    assert f"extrapolated: t1's law by {4e5 / size:.3g} times N" in said
+    assert f"extrapolated: N is {4e5 / size:.1f} times beyond the pilots of t1" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ RANKS = (
     "tables",
     "rng batch records config interruption grid speed shapes",
     "protocols formats segments",
-    "position ledger sidecar roles predictions",
+    "position ledger sidecar roles predictions wrapping",
     "shards",
     "store mesh guard text tokenizer plan optimizer",
     "weights checkpoint folder bpe",

@@ -106,8 +106,7 @@ def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) ->
 
 def _shares(wanted: Anneal, phase: str) -> list[float]:
     """The shares of a phase after which a branch leaves, rising; 1 is its end."""
-    ends = not wanted.phases or phase in wanted.phases
-    return sorted({*wanted.at.get(phase, ()), *((1.0,) if ends else ())})
+    return sorted({*wanted.at.get(phase, ()), *((1.0,) if wanted.after(phase) else ())})
 
 
 def _steps(recipe: Recipe, share: float) -> int:

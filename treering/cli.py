@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="FOLDER")
     export.set_defaults(verb=verbs.export)
 
-    planner.verbs_of(known)
+    planner.plan_verbs(known)
     _workshop_verbs(known)
     for verb in (evaluate, export):
         beside = "weights beside the trained ones, averages"

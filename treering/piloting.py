@@ -154,7 +154,7 @@ def tokens(recipe: Recipe, replay: float, *, annealed: bool) -> float:
     """The D of laws: all tokens that a run, or the branch at its end, trains of its last phase,
     replayed ones too."""
     last, own, budget = recipe.phases[-1], recipe.anneal, recipe.replay.budget
-    branch = own.tokens if annealed and (not own.phases or last.name in own.phases) else 0
+    branch = own.tokens if annealed and own.after(last.name) else 0
     beside = 1 / (1 - replay)
     trunk = last.tokens * (1 if budget == "total" else beside)
     return trunk + branch * (beside if budget == "batch" else 1)

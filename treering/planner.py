@@ -15,7 +15,7 @@ def _plan(options: argparse.Namespace) -> int:
     return verbs[options.what](options)
 
 
-def verbs_of(known: Any) -> None:
+def plan_verbs(known: Any) -> None:
     """Adds plan pilots, fit, predict and ask."""
     about = "laws from pilots: what share, size and budget to choose"
     verbs_of = known.add_parser("plan", help=about).add_subparsers(required=True, metavar="WHAT")

@@ -82,6 +82,10 @@ class Anneal:
     phases: tuple[str, ...] = ()
     at: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def after(self, phase: str) -> bool:
+        """Whether there is one at the end of a phase."""
+        return self.tokens > 0 and (not self.phases or phase in self.phases)
+
 
 @dataclass(frozen=True)
 class BatchSize:

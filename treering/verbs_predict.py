@@ -19,6 +19,7 @@ from treering.analysis.laws.form import Array
 from treering.analysis.laws.manner import Manner, manner
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe
+from treering.report import planning
 from treering.shapes import shape
 from treering.verbs_laws import form_of, judged, resampled, show_held_out
 from treering.verbs_pilots import free, shares_of, vocabulary, warn_of_memory
@@ -47,16 +48,17 @@ def predict(options: argparse.Namespace) -> int:
     console, rows, replay = Console(), list[Row](), np.array(shares)
     annealed = like is None or like.part > 0
     tokens = np.array([piloting.tokens(recipe, share, annealed=annealed) for share in shares])
-    told = [*doubts.of_runs(trained), *_unlike(recipe, like)]
     wanted = dict.fromkeys(options.old, False) | dict.fromkeys(options.new, True)
+    told = [*doubts.of_runs(trained), *_unlike(recipe, like)]
     for corpus, new in wanted.items():
         points = pilots.losses(table, corpus, new=new)
         told += doubts.of_losses(points, corpus, new=new)
         laws = resampled(form, points, options.resamples)
-        show_held_out(judged(laws, points), console, corpus)
+        tried = judged(laws, points)
+        show_held_out(tried, console, corpus)
         at = {"N": np.full(len(shares), size), "D": tokens, "share": 1 - replay if new else replay}
         rows += _rows(corpus, laws, at, replay)
-        told += [f"extrapolated: {corpus}'s law by {far}" for far in _far(laws, at)]
+        told += planning.against(corpus, laws, at, tried)
     shown = RichTable("loss of", "N", "D", "replay", "expected", "95% of the law", "95% of a run")
     for row in rows:
         shown.add_row(*_cells(row))
@@ -84,20 +86,10 @@ def _rows(corpus: str, laws: Resampled, at: Mapping[str, Array], replay: Array) 
         yield dict(zip(FIELDS, (corpus, laws.fit.form.name, *numbers), strict=True))
 
 
-def _far(laws: Resampled, at: Mapping[str, Array]) -> Iterator[str]:
-    """How far the points are beyond the pilots, in words."""
-    for column, far in laws.fit.beyond(at).items():
-        yield (
-            f"{far:.3g} times {column}"
-            if column in laws.fit.form.scaled
-            else (f"{far:.3g} of {column}")
-        )
-
-
 def _unlike(recipe: Recipe, like: Manner | None) -> Iterator[str]:
     """Which of a run's losses is predicted, and where its rate does not go as that of pilots."""
     last, own = recipe.phases[-1], recipe.anneal
-    annealed = bool(own.tokens) and (not own.phases or last.name in own.phases)
+    annealed = own.after(last.name)
     if like is None:
         yield "A CSV does not tell how the rate of its runs went: a run like them is predicted."
         return

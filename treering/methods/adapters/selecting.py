@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 
@@ -13,10 +12,11 @@ from treering.batch import Batch
 from treering.methods.adapters.low_rank import LowRank
 from treering.protocols import Learner, Metrics, Update
 from treering.spread import fill, whole
+from treering.wrapping import Wrapping
 
 
 @dataclass
-class Selecting:
+class Selecting(Wrapping):
     """The inner update, then the proximal step of the gates, unless the step was skipped."""
 
     inner: Update
@@ -33,18 +33,6 @@ class Selecting:
                 assert layer.gate is not None
                 shrink(layer.gate, kappa * (1 - metrics.skipped))
         return metrics
-
-    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
-        return self.inner.state(learner)
-
-    def counters(self) -> dict[str, Any]:
-        return self.inner.counters()
-
-    def restore(self, counters: Mapping[str, Any]) -> None:
-        self.inner.restore(counters)
-
-    def branches(self) -> dict[str, list[torch.Tensor]]:
-        return self.inner.branches()
 
 
 def shrink(gate: torch.Tensor, kappa: torch.Tensor) -> None:

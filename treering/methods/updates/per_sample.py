@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +13,13 @@ from treering.methods.updates.agem import AGEM
 from treering.methods.updates.descent import Descent
 from treering.methods.updates.gem import GEM
 from treering.protocols import Learner, Metrics, Update
+from treering.wrapping import Wrapping
 
 MEANS = ("loss", "fresh_loss", "replayed_loss", "grad_norm", "skipped")
 
 
 @dataclass
-class PerSample:
+class PerSample(Wrapping):
     """The innermost loop of Riemer's MER (ICLR 2019, Algorithm 1): online learning, one example
     at a time. Fresh samples come first, then replayed ones."""
 
@@ -46,15 +46,3 @@ class PerSample:
             training_flops=sum(part.training_flops for part in parts),
             meta_flops=sum(part.meta_flops for part in parts),
         )
-
-    def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
-        return self.inner.state(learner)
-
-    def counters(self) -> dict[str, Any]:
-        return self.inner.counters()
-
-    def restore(self, counters: Mapping[str, Any]) -> None:
-        self.inner.restore(counters)
-
-    def branches(self) -> dict[str, list[torch.Tensor]]:
-        return self.inner.branches()
