@@ -22,7 +22,8 @@ from synthetic import NOISE, TRUTHS, noisy, truth
 from treering.analysis.laws.bootstrap import bootstrap
 from treering.analysis.laws.fitting import Search, fit
 
-KINDS = ("power", "chinchilla", "dcpt", "replay-share", "cmr-ratio", "mixing-exponential")
+KINDS = ("power", "chinchilla", "dcpt", "replay", "replay-share", "cmr-ratio",
+         "mixing-exponential")  # fmt: skip
 BY_RUN = ("dcpt", "replay")  # of several sizes and shares: enough runs
 
 
