@@ -72,6 +72,8 @@ TRUTHS: dict[str, tuple[dict[str, Array], list[float]]] = {
     "dcpt-l5": (OF_DCPT, [1.2, 0.8, 0.35, 0.6, 0.3, 0.05]),
     "dcpt-cross": (_domains(), [1.2, 0.8, 0.35, 0.3, 0.3, 1.2, 1.0, 0.1, 0.8, 0.5, 1.0, 1.0]),
     "replay": (grid(N=SIZES, D=TOKENS[::2], share=SHARES), [1.2, 0.8, 0.3, 0.5, 0.3, 0.2, 80, 0.4]),
+    "forgetting": (grid(N=SIZES, D=TOKENS, share=SHARES[:5]),
+                   [1.6, 0.7, 0.3, 0.9, 1.5, 0.3, 2.0, 0.25, 0.1, 0.01, 0.4]),
     "replay-share": (OF_SHARE, [1.5, 0.6, 0.003, 0.2]),
     "replay-stretched": (OLD, [1.4, 0.025, 0.35]),
     "replay-exponential": (OF_SHARE, [2.3, 1.2, 0.05]),

@@ -92,15 +92,15 @@ def test_the_share_for_a_fixed_amount_of_domain_data() -> None:
 
 
 def test_usage_2_of_a_fitted_law_against_a_search(general: Resampled) -> None:
-    """With much domain data the best share is at an edge, and every resample says so."""
-    among = shares(0.02)
-    found = answer(lambda law: fixed_data(law, {"N": 8e5}, 4e6, among), general)
-    loss = general.fit.predict({"N": np.full(len(among), 8e5), "D": 4e6 / among, "share": among})
-    best = among[np.argmin(loss)]
-    if best in (among[0], among[-1]):
-        assert np.isnan(found.value) and found.outside > 0
-    else:
-        assert found.value == pytest.approx(best, abs=0.01)
+    """Little domain data: inside, and its interval has the true share. Much: at the edge."""
+    among, at = shares(0.02), {"N": 8e5}
+    found = answer(lambda law: fixed_data(law, at, 9e5, among), general)
+    loss = general.fit.predict({"N": np.full(len(among), 8e5), "D": 9e5 / among, "share": among})
+    assert found.value == pytest.approx(among[np.argmin(loss)], abs=0.01)
+    true = float(fixed_data(exact(), at, 9e5, among))
+    assert 0.9 < true < 0.95 and found.low < true < found.high and found.outside < 0.5
+    much = answer(lambda law: fixed_data(law, at, 4e6, among), general)
+    assert np.isnan(much.value) and much.outside > 0.5
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -176,6 +176,14 @@ def test_the_budget_at_which_a_share_pays_by_hand() -> None:
     n = (10 * (4 / 3) ** 0.2) ** (1 / 0.3)
     found = pays_at(Crossing(), 0.25, 1e6, np.geomspace(10, 1e6, 2001))
     assert found == pytest.approx(6 * n * 1e6 * 4 / 3, rel=1e-3)
+
+
+def test_the_budget_at_which_a_share_pays_has_an_interval() -> None:
+    law, sizes = resampled("replay", 0), np.geomspace(1e4, 1e8, 801)
+    found = answer(lambda law: pays_at(law, 0.02, 1e6, sizes), law)
+    form, points, exactly = truth("replay")
+    true = fit(form, points | {"loss": exactly}, search=Search(starts=2))
+    assert found.low <= float(pays_at(true, 0.02, 1e6, sizes)) <= found.high
 
 
 def test_laws_of_other_numbers_of_resamples_are_not_paired(general: Resampled) -> None:

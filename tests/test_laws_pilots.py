@@ -348,3 +348,18 @@ def test_pilots_of_several_schedules_are_no_model_of_a_run(tmp_path: Path) -> No
     pilots[0][1][0]["recipe"]["schedule"] = FLAT | {"warmup": 0.1}
     with pytest.raises(Invalid, match=r"pilots differ in schedule\.warmup; name those"):
         manner(pilots)
+
+
+def test_pilots_of_several_manners_are_not_fitted_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    mixed = [*cells(tmp_path), *cells(tmp_path / "more", annealed=False)]
+    assert main(["plan", "fit", *mixed, "--old", "t1"]) == 2
+    assert "have annealed branches; name those of one kind" in capsys.readouterr().err
+    assert asked(mixed, "--keep", "t1=30%") == 2
+    assert "have annealed branches" in capsys.readouterr().err
+    flat = runs(mixed[-len(mixed) // 2 :])
+    flat[0][1][0]["recipe"]["schedule"] = {"kind": "cosine", "peak": 1e-3}
+    with pytest.raises(Invalid, match=r"pilots differ in schedule\.kind"):
+        manner(flat)

@@ -11,6 +11,7 @@ from recorded import Record, header
 from synthetic import grid
 
 from treering import verbs_laws
+from treering.analysis.laws import KINDS
 from treering.analysis.laws.dcpt import L3
 from treering.analysis.laws.pilots import losses, runs, table
 from treering.cli import main
@@ -62,6 +63,48 @@ def test_fit_prints_the_law_and_what_was_held_out(
     assert said.rindex("dcpt-l3") < said.rindex("dcpt-l1")
 
 
+def of_forgetting() -> list[list[str]]:
+    """`lines`, with losses of en by the law of that name."""
+    theta, found = np.array([1.6, 0.7, 0.3, 0.9, 1.5, 0.3, 2.0, 0.25, 0.1, 0.01, 0.4]), lines()
+    for i, row in enumerate(found):
+        n, d, share = (np.array([float(v)]) for v in row[:3])
+        point = {"N": n / UNIT["N"], "D": d / UNIT["D"], "share": share}
+        loss = KINDS["forgetting"].predict(theta, point)[0]
+        row[4] = f"{loss * np.exp(np.random.default_rng(i).normal(0, 0.002)):.5f}"
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("law", [[], ["--law", "dcpt"], ["--law", "replay", "--law", "en=dcpt-l1"]])
+def test_the_law_is_that_which_is_nearest_to_what_was_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], law: list[str]
+) -> None:
+    """Unless another is asked for."""
+    path = written(tmp_path, of_forgetting())
+    assert main(["plan", "fit", path, "--old", "en", "--resamples", "100", *law]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    named = {0: "forgetting", 2: "dcpt-l3", 4: "dcpt-l1"}[len(law)]
+    assert said.startswith(f"{named}, loss of en")
+    table = said[said.index("error on what was held out") :]
+    order = sorted(KINDS[name].name for name in verbs_laws.OLD)
+    assert table.index("forgetting") == min(table.index(name) for name in order)
+
+
+def test_what_leaves_too_little_to_fit_is_not_held_out() -> None:
+    """Two sizes, of a seed each: without a seed one size is left. Few points: the smaller laws."""
+    rows = np.array([[float(v) for v in row[:3]] for row in lines()]).T
+    points = {"N": rows[0], "D": rows[1], "share": rows[2], "loss": 3 - 0.01 * np.log(rows[1])}
+    two = {name: column[rows[0] < 1e6] for name, column in points.items()}
+    two["seed"] = (two["N"] > 5e5).astype(float)
+    tried = verbs_laws.judged(two, [KINDS["dcpt-l5"]])
+    assert list(tried[0].held) == ["twice the tokens", "a share between", "the largest share"]
+    few = {name: column[::4] for name, column in two.items()}
+    assert len(few["N"]) == 10
+    forms = [KINDS[name] for name in verbs_laws.OLD]
+    assert [found.fit.form.name for found in verbs_laws.judged(few, forms)] == ["dcpt-l5"]
+    assert verbs_laws.judged({n: c[:7] for n, c in few.items()}, forms) == []
+
+
 @pytest.mark.usefixtures("quick")
 def test_ask_recommends_what_a_search_of_the_truth_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -109,6 +152,9 @@ ASK = ["plan", "ask", "CSV", "--budget", "1e14", "--learn", "fr", "--keep", "en=
         (FIT, lambda rows: [[*r[:2], "1", *r[3:]] for r in rows], "replay = 1: a share"),
         (FIT, lambda rows: [], "no points"),
         ([*FIT, "--law", "dpct"], lambda rows: rows, "did you mean 'dcpt'"),
+        ([*FIT, "--law", "fr=dcpt"], lambda rows: rows, "--law fr=dcpt: asked is about en"),
+        ([*ASK, "--size", "nan"], lambda rows: rows, "--size nan: must be positive"),
+        ([*ASK, "--size", "0"], lambda rows: rows, "--size 0: must be positive"),
         ([*FIT, "--resamples", "5"], lambda rows: rows, "at least 100"),
         ([*FIT[:4], "de"], lambda rows: rows, "de: no such corpus; there are en, fr"),
         (ASK, lambda rows: rows, "give --before NATS"),
@@ -129,6 +175,28 @@ def test_every_mistake_is_named_with_its_remedy(
 def test_pilots_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "fit", "nowhere.csv", "--old", "en"]) == 2
     assert "nowhere.csv: no such file or folder; name runs" in capsys.readouterr().err
+
+
+def test_a_csv_of_a_spreadsheet_is_read_and_another_encoding_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(written(tmp_path, lines()))
+    plain, text = table([str(path)], []), path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    np.testing.assert_array_equal(table([str(path)], [])["N"], plain["N"])
+    path.write_text(text.replace("en", "français"), encoding="latin-1")
+    assert main(["plan", "fit", str(path), "--old", "fr"]) == 2
+    said = capsys.readouterr().err
+    assert "not a CSV in UTF-8" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["pilots", "fit", "ask", "predict"])
+def test_help_is_typed_as_it_is_shown(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["plan", verb, "--help"])
+    said = capsys.readouterr().out
+    assert "usage: treering plan" in said and "%%" not in said
+    assert (verb == "ask") == ("CORPUS=1%" in said)
 
 
 def points_of(given: list[str]) -> dict[str, np.ndarray]:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from printed import printed
 from scipy.stats import spearmanr
-from synthetic import form_of, truth
 
 from treering.analysis.laws.answers import fixed_data, tolerable
-from treering.analysis.laws.cmr import RATIO, critical, critical_ratio, turning
+from treering.analysis.laws.cmr import RATIO, critical_ratio
 from treering.analysis.laws.fitting import Fit, Search, fit
 from treering.analysis.laws.form import Array, Points
 from treering.analysis.laws.holdout import each
@@ -61,33 +60,6 @@ def test_thirty_three_percent_is_a_third() -> None:
     assert abs(law.predict({"R": [0.25]})[0] - 1.5561) > 5e-4
 
 
-DOMAIN, GENERAL = np.array([0.5, -0.4, -0.9]), np.array([-0.2, 1.0, 0.5, 0.4, -0.1])
-
-
-@pytest.mark.parametrize("weight", [100.0, 700.0, 7000.0])
-def test_the_turning_point_is_where_the_slopes_are_as_asked(weight: float) -> None:
-    """d(dL_gen)/d(dL_dom) = -1/lambda, by finite differences."""
-    at = turning(DOMAIN, GENERAL, weight, 40.0)
-    h = 1e-5 * at
-    general = truth("cmr-general")[0].predict(GENERAL, {"T": np.array([at - h, at + h])})
-    domain = truth("cmr-domain")[0].predict(DOMAIN, {"T": np.array([at - h, at + h])})
-    assert np.diff(general)[0] / np.diff(domain)[0] == pytest.approx(-1 / weight, rel=1e-3)
-
-
-def test_of_a_large_weight_the_turning_point_is_the_highest_general_loss() -> None:
-    t = np.linspace(0.1, 40, 400_000)
-    highest = t[np.argmax(form_of("cmr-general").predict(GENERAL, {"T": t}))]
-    assert turning(DOMAIN, GENERAL, 1e9, 40.0) == pytest.approx(highest, abs=2e-4)
-    assert np.isnan(turning(DOMAIN, GENERAL, 1e9, 0.5))  # not within the budget
-
-
-def test_the_critical_ratio_is_the_largest_that_is_tolerable_and_turns() -> None:
-    r, rise = np.array([0.25, 0.5, 0.75, 1.0]), np.array([0.01, 0.03, 0.05, 0.2])
-    assert critical(r, rise, np.array([3.0, 9.0, np.nan, 20.0])) == 0.5
-    assert critical(r, rise, np.array([3.0, 9.0, 12.0, 20.0])) == 0.75
-    assert np.isnan(critical(r, rise + 1, np.ones(4)))
-
-
 # -- D-CPT ---------------------------------------------------------------------------------------
 
 
@@ -124,8 +96,8 @@ def test_usage_2_of_fixed_domain_data_the_best_share_is_inside() -> None:
     assert nearest == use["reported"] == use["share"][int(np.argmin(use["domain"]))]
 
 
-def test_table_1_orders_the_forms_as_our_own_points_do() -> None:
-    """L3 best and L5 worst by every column; test_laws_fit.py has the same of points of L3."""
+def test_table_1_as_copied() -> None:
+    """L3 best and L5 worst by every column; test_laws_fit.py has our own order, on points of L3."""
     columns = np.array([DCPT["table1"][form][:4] for form in ("L1", "L2", "L3", "L4", "L5")])
     assert (columns[:, :2].argmin(0) == 2).all() and (columns[:, 2:].argmax(0) == 2).all()
     assert (columns[:, :2].argmax(0) == 4).all() and (columns[:, 2:].argmin(0) == 4).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -15,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_laws_plan import lines, pilot, points_of, quick, written
 
-from treering import config, model, piloting, study, tables
+from treering import config, model, piloting, shelf, study, tables
 from treering.analysis.laws import before
 from treering.analysis.laws.manner import manner
 from treering.analysis.laws.pilots import runs
 from treering.cli import main
+from treering.lengths import lengths
 from treering.report.law import levels, of_level
 from treering.report.planning import _count
 from treering.shapes import PRESETS, Shape, shape
@@ -83,6 +85,27 @@ def test_a_study_is_written_that_costs_what_it_says(
     assert one.anneal.tokens == 2560 and one.anneal.phases == ("en", "fr")
     part = [shape(c.recipe.model).layers / shape(tables.Model(**PLANNED)).layers for c in cells]
     assert sorted(set(part)) == pytest.approx([1 / 8, 1 / 4, 1 / 2], rel=0.1)
+
+
+@pytest.mark.parametrize("over", ["past", "all"])
+@pytest.mark.parametrize("budget", ["fresh", "batch"])
+def test_replay_beside_fresh_tokens_is_charged(planned: Path, budget: str, over: str) -> None:
+    """By the steps that each pilot would be planned with."""
+    written = config.load(planned)
+    own = replace(written.replay, budget=budget, memory={"kind": "everything", "over": over})
+    found, trained = piloting.pilots(replace(written, replay=own), 300, 1e14), 0.0
+    for share in found.shares:
+        recipe = replace(written, replay=replace(own, share=share))
+        planner = shelf.planner(recipe, (10**6,) * len(recipe.corpora))
+        steps, batch = lengths(planner), recipe.batch.tokens
+        each = [batch / (1 - share) if budget == "batch" else batch] * len(steps)
+        if over == "past":
+            each[0] = batch
+        more = each[-1] if budget == "batch" else batch
+        within = 0.2 * recipe.phases[-1].tokens / batch * (2 + 0.875)
+        trained += sum(np.array(steps) * each) + more * within
+    flops = 6 * sum(found.sizes.values()) * trained * found.seeds
+    assert found.cost == pytest.approx(flops, rel=0.02)
 
 
 def test_a_smaller_budget_is_spent_on_fewer_tokens(planned: Path, tmp_path: Path) -> None:
@@ -277,8 +300,11 @@ def test_the_plan_is_a_page_whose_charts_are_drawn(
     assert [row[0] for row in rows[1:]] == ["N", "replay", "loss of en", "loss of fr"]
     assert all(cell in said for row in rows[1:] for cell in row)
     assert held[0][:4] == ["loss of", "law", "largest N", "twice the tokens"]
-    assert [row[:2] for row in held[1:3]] == [["en", "dcpt-l3"], ["en", "dcpt-l1"]]
-    assert [row[0] for row in held[3:]] == ["fr", "fr"]
+    laws = [row[1] for row in held[1:] if row[0] == "en"]
+    assert laws[0] == "dcpt-l3" and sorted(laws[1:]) == [
+        "dcpt-l1", "dcpt-l5", "forgetting", "replay"
+    ]  # fmt: skip
+    assert [row[0] for row in held[6:]] == ["fr"] * 3
     if browser.chromium() is None:
         pytest.skip("no Chromium here")
     shown = browser.show(page)

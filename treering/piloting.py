@@ -75,8 +75,7 @@ def pilots(
                       "ones to learn from; plan a larger one")  # fmt: skip
     sizes = {name: made.multiplying(vocabulary) for name, made in shapes.items()}
     whole, last = [phase.tokens for phase in recipe.phases], recipe.phases[-1]
-    beside = FALL * last.tokens * (sum(WITHIN) + len(_annealed(recipe)))
-    once = 6.0 * sum(sizes.values()) * len(shares) * (sum(whole) + beside)
+    once = 6.0 * sum(sizes.values()) * sum(_trained(recipe, share) for share in shares)
     part = min(1.0, budget / once)
     fewest = math.ceil(FEWEST / WITHIN[0]) * recipe.batch.tokens
     if last.tokens < fewest:
@@ -186,6 +185,16 @@ def command(verb: str, file: Path | str, to: str, data: str | None) -> str:
 
 def _steps(tokens: float, recipe: Recipe) -> int:
     return max(1, round(tokens / recipe.batch.tokens))
+
+
+def _trained(recipe: Recipe, share: float) -> float:
+    """Tokens of a pilot as long as the recipe, replayed ones and those of branches among them."""
+    own, whole = recipe.replay, [phase.tokens for phase in recipe.phases]
+    beside = 1.0 if own.budget == "total" else 1 / (1 - share)
+    first = beside if own.past or own.memory.get("over", "all") == "all" else 1.0
+    branches = FALL * whole[-1] * (sum(WITHIN) + len(_annealed(recipe)))
+    longer = beside if own.budget == "batch" else 1.0  # of "fresh" a branch's tokens are all
+    return first * whole[0] + beside * sum(whole[1:]) + longer * branches
 
 
 def _annealed(recipe: Recipe) -> list[str]:

@@ -39,7 +39,7 @@ def plan_verbs(known: Any) -> None:
     ask = verbs_of.add_parser("ask", help="the best size and replay share for a budget")
     ask.add_argument("--budget", type=float, required=True, metavar="FLOPS", help="6 N D")
     ask.add_argument(
-        "--keep", action="append", required=True, metavar="CORPUS=1%%",
+        "--keep", action="append", required=True, metavar="CORPUS=1%",
         help="its loss may rise so much; of several all are kept",
     )  # fmt: skip
     ask.add_argument("--learn", required=True, metavar="CORPUS", help="its loss is to be least")
@@ -63,5 +63,9 @@ def plan_verbs(known: Any) -> None:
     for verb in (fit, ask, predict):
         given = "run or study folders, or one CSV of N, D, replay and a column for each corpus"
         verb.add_argument("pilots", nargs="+", metavar="RUN|CSV", help=given)
-        verb.add_argument("--law", default="dcpt", help="dcpt, dcpt-l1, dcpt-l5, replay")
+        verb.add_argument(
+            "--law", action="append", default=[], metavar="LAW|CORPUS=LAW",
+            help="dcpt, dcpt-l1, dcpt-l5, replay, forgetting; "
+            "without, that which is nearest to what was held out",
+        )  # fmt: skip
         verb.add_argument("--resamples", type=int, default=1000, metavar="N")

@@ -1,4 +1,4 @@
-"""Laws of pilots, as `treering plan` fits and judges them. Imports scipy, never torch."""
+"""Laws of pilots, as `treering plan` fits, judges and chooses them. Imports scipy, never torch."""
 
 from __future__ import annotations
 
@@ -12,53 +12,75 @@ from treering.analysis.laws.bootstrap import Resampled, bootstrap
 from treering.analysis.laws.fitting import Search
 from treering.analysis.laws.fitting import fit as fitted
 from treering.analysis.laws.form import Array, Form
-from treering.analysis.laws.holdout import Judged, Mask, choose, splits
-from treering.analysis.laws.points import SPARE
+from treering.analysis.laws.holdout import Judged, choose, splits
+from treering.analysis.laws.points import check, select
 from treering.config import Invalid
 from treering.schema import near
 
-LAWS = ("dcpt", "dcpt-l1", "dcpt-l5", "replay")  # of N, D and share
+NEW = ("dcpt", "dcpt-l1", "dcpt-l5")  # of N, D and share; the first where none can be judged
+OLD = (*NEW, "replay", "forgetting")  # the loss of an old corpus may rise with D
 
 
-def form_of(name: str) -> Form:
-    """A law of `--law`. Raises Invalid where there is none of that name."""
-    if name not in LAWS:
-        raise Invalid(f"--law {name}: no law of N, D and share{near(name, list(LAWS))}")
-    return KINDS[name]
+def named(given: Sequence[str], corpora: Sequence[str]) -> dict[str, Form]:
+    """The laws of `--law`, by corpus; none of those that are to be chosen. Raises Invalid where
+    there is no such law or corpus."""
+    found: dict[str, Form] = {}
+    for text in sorted(given, key=lambda text: "=" in text):
+        corpus, _, name = text.rpartition("=")
+        if corpus and corpus not in corpora:
+            raise Invalid(f"--law {text}: asked is about {', '.join(corpora)}")
+        if name not in OLD:
+            raise Invalid(f"--law {text}: no law of N, D and share{near(name, list(OLD))}")
+        found |= dict.fromkeys([corpus] if corpus else corpora, KINDS[name])
+    return found
 
 
-def resampled(form: Form, points: Mapping[str, Array], resamples: int) -> Resampled:
-    """The law fitted to points, and to so many resamples of their runs."""
+def law_of(
+    points: Mapping[str, Array], given: Form | None, resamples: int, *, new: bool
+) -> tuple[Resampled, list[Judged]]:
+    """A corpus's law, fitted to points and to resamples of their runs, and what it was judged
+    beside: the law that is given, else that which is nearest to what was held out."""
     if resamples < 100:
         raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
-    return bootstrap(fitted(form, points), resamples, by="run")
+    names = NEW if new else OLD
+    among = [KINDS[name] for name in names]
+    tried = judged(points, among if given is None or given in among else [given, *among])
+    form = given or (tried[0].fit.form if tried else among[0])
+    return bootstrap(fitted(form, points), resamples, by="run"), tried
 
 
-def judged(laws: Resampled, points: Mapping[str, Array]) -> list[Judged]:
-    """The law and a competitor by what was held out, the better one first; where nothing can be,
-    the law alone."""
-    form = laws.fit.form
-    other = KINDS["dcpt-l1" if form is not KINDS["dcpt-l1"] else "dcpt-l5"]
-    held = _splits(max(form, other, key=lambda each: len(each.names)), points)
-    quick = Search(starts=3)
-    return choose([form, other], points, held, search=quick) if held else [Judged(laws.fit, {})]
+def judged(points: Mapping[str, Array], forms: Sequence[Form]) -> list[Judged]:
+    """Laws by their error on what was held out, the best first: all forms that can be fitted to
+    what is left of some split; none where nothing can be held out."""
+    for most in sorted({len(form.names) for form in forms}, reverse=True):
+        left = [form for form in forms if len(form.names) <= most]
+        held = {
+            name: mask for name, mask in splits(points).items()
+            if all(_suffices(select(points, ~mask), form) for form in left)
+        }  # fmt: skip
+        if held:
+            return choose(left, points, held, search=Search(starts=3))
+    return []
 
 
-def _splits(form: Form, points: Mapping[str, Array]) -> dict[str, Mask]:
-    """What may be held out so that enough is left to fit."""
-    least = len(form.names) + SPARE
-    return {name: mask for name, mask in splits(points).items() if (~mask).sum() >= least}
+def _suffices(points: Mapping[str, Array], form: Form) -> bool:
+    try:
+        check(form, points, "loss", forced=False)
+    except Invalid:
+        return False
+    return True
 
 
 def show_held_out(judged: Sequence[Judged], console: Console, of: str) -> None:
     """The errors of laws of a corpus's loss on what they were not fitted to."""
-    if not judged[0].held:
+    if not judged:
         console.print(
             f"{of}: nothing could be held out: more sizes, tokens or shares are needed to judge"
         )
         return
-    console.print(f"{of}: error on what was held out")
-    table = RichTable("law", *judged[0].held)
+    console.print(f"{of}: error on what was held out, the best law first")
+    table = RichTable("law", *judged[0].held, "mean")
     for found in judged:
-        table.add_row(found.fit.form.name, *(f"{error:.2%}" for error in found.held.values()))
+        errors = (*found.held.values(), found.error)
+        table.add_row(found.fit.form.name, *(f"{error:.2%}" for error in errors))
     console.print(table)

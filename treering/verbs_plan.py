@@ -15,6 +15,7 @@ from treering.analysis.laws.answers import Budget, Within, answer
 from treering.analysis.laws.before import Before
 from treering.analysis.laws.bootstrap import Resampled
 from treering.analysis.laws.form import Array
+from treering.analysis.laws.holdout import Judged
 from treering.analysis.laws.manner import manner
 from treering.analysis.laws.pilots import Run
 from treering.atomic import replacing
@@ -22,25 +23,26 @@ from treering.config import Invalid
 from treering.report import law as law_figure
 from treering.report import planning
 from treering.report.planning import Kept, Planned
-from treering.verbs_laws import form_of, judged, resampled, show_held_out
+from treering.verbs_laws import law_of, named, show_held_out
 from treering.verbs_pilots import recommend, template
 
 REPLAYS = np.unique(np.concatenate([[0], np.geomspace(0.001, 0.1, 61), np.linspace(0.1, 0.9, 81)]))
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Fits the law, prints it, its errors on what was held out beside a competitor's, and where
-    it is at a bound."""
+    """Fits the law, or that which is nearest to what was held out; prints it, its errors beside
+    those of the others, and where it is at a bound."""
     figure = None if options.figure is None else Path(options.figure)
     if figure is not None:
         law_figure.form_of(figure)
-    form, new = form_of(options.law), options.new is not None
+    new = options.new is not None
     corpus = options.new if new else options.old
+    given = named(options.law, [corpus]).get(corpus)
     trained = pilots.runs(options.pilots)
+    manner(trained)
     table = pilots.table(options.pilots, trained)
     points = pilots.losses(table, corpus, new=new)
-    laws = resampled(form, points, options.resamples)
-    tried = judged(laws, points)
+    laws, tried = law_of(points, given, options.resamples, new=new)
     console, law = Console(), laws.fit
     for text in (
         *doubts.of_runs(trained),
@@ -49,7 +51,7 @@ def fit(options: argparse.Namespace) -> int:
     ):
         console.print(text)
     n, runs = len(points["loss"]), laws.runs
-    console.print(f"{form.name}, loss of {corpus}: {form.source}")
+    console.print(f"{law.form.name}, loss of {corpus}: {law.form.source}")
     console.print(f"{n} points, {runs} runs; N = {_range(points['N'])} parameters that multiply, "
                   f"D = {_range(points['D'])} tokens, share {_range(points['share'])}")  # fmt: skip
     _parameters(laws, console)
@@ -72,10 +74,13 @@ def ask(options: argparse.Namespace) -> int:
     with intervals, and how far that is beyond the pilots."""
     if not 0 < options.budget < np.inf:
         raise Invalid(f"--budget {options.budget}: must be positive FLOPs, such as 1e20")
+    if options.size is not None and not 0 < options.size < np.inf:
+        raise Invalid(f"--size {options.size:g}: must be positive")
     if (options.recipe is None) != (options.out is None):
         raise Invalid("--recipe and --out: give both, to write the recommended recipe, or neither")
     trained = pilots.runs(options.pilots)
-    begin = None if options.recipe is None else template(options, manner(trained))
+    like = manner(trained)
+    begin = None if options.recipe is None else template(options, like)
     wanted = _kept(options, trained)
     found = _planned(options, wanted, trained)
     _show(found)
@@ -94,17 +99,21 @@ def _planned(
     trained: Sequence[tuple[int, Run]],
 ) -> Planned:
     """What is best. Raises Invalid where nothing keeps what is wanted."""
-    form, table = form_of(options.law), pilots.table(options.pilots, trained)
+    given = named(options.law, [*wanted, options.learn])
+    table = pilots.table(options.pilots, trained)
     of = {corpus: pilots.losses(table, corpus, new=False) for corpus in wanted}
     of[options.learn] = pilots.losses(table, options.learn, new=True)
-    laws = {name: resampled(form, points, options.resamples) for name, points in of.items()}
+    laws, held = dict[str, Resampled](), dict[str, list[Judged]]()
+    for name, points in of.items():
+        new = name == options.learn
+        laws[name], held[name] = law_of(points, given.get(name), options.resamples, new=new)
     kept = [Kept(name, laws[name], known, factor) for name, (factor, known) in wanted.items()]
     many = np.geomspace(table["N"].min(), table["N"].max() * 100, 61)
     sizes = np.array([options.size]) if options.size else many
-    choices, new = Budget(options.budget, sizes, REPLAYS), laws[options.learn]
+    choices, learn = Budget(options.budget, sizes, REPLAYS), laws[options.learn]
     limits = [each.limit(choices.table()[0]) for each in kept]
     size, replay, learned = (
-        answer(lambda a, *old, i=i: choices.best(a, Within(old, limits), 1.0)[i], new,
+        answer(lambda a, *old, i=i: choices.best(a, Within(old, limits), 1.0)[i], learn,
                *(each.law for each in kept))
         for i in range(3)
     )  # fmt: skip
@@ -117,8 +126,7 @@ def _planned(
     if options.before and not options.size:
         told.append("--before is taken for the loss before at every N; give --size N with that "
                     "model's own")  # fmt: skip
-    held = {name: judged(laws[name], points) for name, points in of.items()}
-    return Planned(kept, options.learn, choices, size, replay, learned, new, held, told)
+    return Planned(kept, options.learn, choices, size, replay, learned, learn, held, told)
 
 
 def _show(found: Planned) -> None:

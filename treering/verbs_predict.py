@@ -21,7 +21,7 @@ from treering.atomic import replacing
 from treering.config import Invalid, Recipe
 from treering.report import planning
 from treering.shapes import shape
-from treering.verbs_laws import form_of, judged, resampled, show_held_out
+from treering.verbs_laws import law_of, named, show_held_out
 from treering.verbs_pilots import free, shares_of, vocabulary, warn_of_memory
 
 FIELDS = ("corpus", "law", "N", "D", "replay", "loss", "low", "high", "run_low", "run_high")
@@ -35,7 +35,8 @@ def predict(options: argparse.Namespace) -> int:
         raise Invalid("--old and --new: name a corpus at least")
     if options.out is not None:
         free(Path(options.out))
-    form = form_of(options.law)
+    wanted = dict.fromkeys(options.old, False) | dict.fromkeys(options.new, True)
+    given = named(options.law, list(wanted))
     recipe = config.load(options.recipe, data=options.data)
     shares = shares_of(options.shares, (float(recipe.replay.share),))
     if not all(0 <= share < 1 for share in shares):
@@ -48,13 +49,11 @@ def predict(options: argparse.Namespace) -> int:
     console, rows, replay = Console(), list[Row](), np.array(shares)
     annealed = like is None or like.part > 0
     tokens = np.array([piloting.tokens(recipe, share, annealed=annealed) for share in shares])
-    wanted = dict.fromkeys(options.old, False) | dict.fromkeys(options.new, True)
     told = [*doubts.of_runs(trained), *_unlike(recipe, like)]
     for corpus, new in wanted.items():
         points = pilots.losses(table, corpus, new=new)
-        told += doubts.of_losses(points, corpus, new=new)
-        laws = resampled(form, points, options.resamples)
-        tried = judged(laws, points)
+        told += [*doubts.of_points(table, points), *doubts.of_losses(points, corpus, new=new)]
+        laws, tried = law_of(points, given.get(corpus), options.resamples, new=new)
         show_held_out(tried, console, corpus)
         at = {"N": np.full(len(shares), size), "D": tokens, "share": 1 - replay if new else replay}
         rows += _rows(corpus, laws, at, replay)
@@ -63,7 +62,7 @@ def predict(options: argparse.Namespace) -> int:
     for row in rows:
         shown.add_row(*_cells(row))
     console.print(shown)
-    for text in told:
+    for text in dict.fromkeys(told):
         console.print(text)
     warn_of_memory(recipe)
     if options.out is not None:

@@ -116,10 +116,9 @@ def against(
     for column, far in law.fit.beyond(place).items():
         how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
         yield f"extrapolated: {column} is {how} beyond the pilots of {name}"
-    best = tried[0].fit.form
+    best = tried[0].fit.form if tried else law.fit.form
     if best is not law.fit.form:
-        yield (f"{name}: {best.name} is nearer to what was held out than "
-               f"{law.fit.form.name}; ask it, too, by --law {best.name}")  # fmt: skip
+        yield f"{name}: {best.name} is nearer to what was held out than {law.fit.form.name}"
 
 
 def page(found: Planned) -> str:

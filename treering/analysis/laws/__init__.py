@@ -29,6 +29,7 @@ KINDS: dict[str, Form] = {
     "dcpt-l5": dcpt.L5,
     "dcpt-cross": dcpt.CROSS,
     "replay": replay.GRID,
+    "forgetting": replay.FORGETTING,
     "replay-share": replay.FLOORED,
     "replay-stretched": replay.STRETCHED,
     "replay-exponential": replay.PLAIN,

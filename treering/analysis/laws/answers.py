@@ -76,8 +76,9 @@ def shares(least: float = 0.0, most: float = 1.0, n: int = 2001) -> Array:
 
 
 def tolerable(old: Law, at: Mapping[str, float], limit: float, among: Array) -> Array:
-    """The least replay share that keeps old loss within a limit (nats): CMR, and D-CPT's usage 1,
-    whose domain share is 1 minus it. NaN where no share does. at: the other columns."""
+    """The least replay share that keeps old loss within a limit (nats): D-CPT's usage 1, whose
+    domain share is 1 minus it; CMR, which asks more, is in `critical.py`. NaN where no share does.
+    at: the other columns."""
     return _from_where(old.predict(_table(at, share=among)) - limit, among)
 
 

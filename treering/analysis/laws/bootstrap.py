@@ -43,7 +43,7 @@ class Resampled:
         run would show there: the fit's own residuals are added."""
         found = self.predict(points)
         if measured:
-            draw, kept = np.random.default_rng(0), self.fit.residuals
+            draw, kept = np.random.default_rng(0), -self.fit.residuals  # measured over predicted
             kept = kept * np.sqrt(len(kept) / max(len(kept) - self.parameters.shape[1], 1))
             noise = draw.choice(kept, found.shape)
             found = found * np.exp(noise) if self.fit.form.logarithmic else found + noise

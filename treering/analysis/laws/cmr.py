@@ -6,14 +6,14 @@
     (d) T0        where d(dL_gen)/d(dL_dom) = -1/lambda
     (e) R(T)      = a4 T^s4 + b3                  the critical ratio by budget, T in 0.2B tokens
 
-A law holds for one model size. Exponents are bounded: at 0 a power with a free coefficient and a
-free offset is a logarithm, where a descent is lost.
+A law holds for one model size; `critical.py` decides by (b) to (d). Searches start away from
+exponents of 0, where a power with a free coefficient and a free offset is a logarithm and a descent
+is lost.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
 
 from treering.analysis.laws.form import (
     Array,
@@ -68,33 +68,3 @@ BUDGET = _power("cmr-budget", "T", "a4", "s4", "b3")
 def critical_ratio(a4: float, s4: float, b3: float, tokens: Array | float) -> Array:
     """The critical domain share by budget in tokens: (e), whose T counts 0.2 billion tokens."""
     return np.asarray(a4 * (np.asarray(tokens, np.float64) / 2e8) ** s4 + b3)
-
-
-def turning(domain: Array, general: Array, weight: float, longest: float) -> float:
-    """T0 of (d): the last T up to `longest` where the general loss rises by 1/weight of what the
-    domain loss falls; NaN if there is none. domain: (a1, s1, b1); general: (a2, s2, a3, s3, b2).
-
-    A bracketed root of g'(T) + d'(T)/weight, with g and d the two changes, not the paper's
-    iteration. As the weight grows T0 tends to where the general loss is highest.
-    """
-    a1, s1, _ = domain
-    a2, s2, a3, s3, _ = general
-
-    def slope(t: float) -> float:
-        rise = a2 * s2 * t ** (s2 - 1) + a3 * s3 * t ** (s3 - 1)
-        return float(rise + a1 * s1 * t ** (s1 - 1) / weight)
-
-    grid = np.geomspace(longest * 1e-6, longest, 2001)
-    signs = np.sign([slope(t) for t in grid])
-    changes = np.flatnonzero(signs[:-1] * signs[1:] < 0)
-    if not changes.size:
-        return float("nan")
-    last = changes[-1]
-    return float(brentq(slope, grid[last], grid[last + 1], xtol=1e-12, rtol=1e-12))
-
-
-def critical(shares: Array, general: Array, turns: Array, tolerance: float = 0.05) -> float:
-    """CMR: the largest domain share whose general loss rises by no more than the tolerance (nats)
-    and that has a T0 within the budget; NaN if none. All by share."""
-    good = (general <= tolerance) & np.isfinite(turns)
-    return float(shares[good].max()) if good.any() else float("nan")

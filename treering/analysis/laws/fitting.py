@@ -132,9 +132,9 @@ def fit(
 ) -> Fit:
     """The form fitted to points: columns of equal length.
 
-    weights: of the points. warmup: points of fewer tokens (column D, else T or x) are left out,
-    those at 0 too. forced: fit although the points are too few or all alike. Raises Invalid for
-    points that are not finite, too few, or do not vary.
+    weights: of the points. warmup: points of fewer tokens (column D, else T or x) are left out.
+    forced: fit although the points are too few or all alike. Raises Invalid for points that are not
+    finite, too few, or do not vary.
     """
     table = columns(points)
     if weights is not None:
@@ -143,7 +143,7 @@ def fit(
         clock = next((name for name in ("D", "T", "x") if name in table), None)
         if clock is None:
             raise Invalid(f"warmup = {warmup}: the points have no column D of tokens to hold to it")
-        table = select(table, table[clock] > warmup)
+        table = select(table, table[clock] >= warmup)
     check(form, table, target, forced)
     weight = table.pop("weight", np.ones(len(table[target])))
     of = units(form, table)

@@ -29,26 +29,25 @@ class Manner:
 
 def manner(runs: Sequence[tuple[int, Run]]) -> Manner | None:
     """Of a CSV, whose runs are not known, None. Raises Invalid where some points are of annealed
-    branches and others not, and where those that are were annealed in several manners."""
+    branches and others not, and where schedules differ in more than their peak."""
     if not runs:
         return None
     begun = [run for _, run in runs if of_run(run, 0, 0)]
     parts = [list(_parts(run)) for run in begun]
     recipes = [header_of(run)["recipe"] for run in begun]
     schedule, differ = _common([recipe.get("schedule", {}) for recipe in recipes])
-    if not any(parts):
-        return Manner(schedule, {}, 0.0)
-    if not all(parts):
+    if any(parts) and not all(parts):
         raise Invalid(f"of {len(begun)} pilots {sum(map(bool, parts))} have annealed branches; "
                       "name those of one kind, as a law is of one")  # fmt: skip
-    anneal, more = _common(
-        [{k: v for k, v in r.get("anneal", {}).items() if k in OF_A_FALL} for r in recipes]
-    )
+    falls = [r.get("anneal", {}) if any(parts) else {} for r in recipes]
+    anneal, more = _common([{k: v for k, v in f.items() if k in OF_A_FALL} for f in falls])
     wrong = [f"schedule.{k}" for k in differ if k != "peak"] + [f"anneal.{k}" for k in more]
     if wrong:
         raise Invalid(f"pilots differ in {', '.join(wrong)}; name those of one manner, as a law is "
                       "of one")  # fmt: skip
-    return Manner(schedule, anneal, float(np.mean([own[-1] for own in parts])))
+    return Manner(
+        schedule, anneal, float(np.mean([own[-1] for own in parts])) if any(parts) else 0.0
+    )
 
 
 def _parts(run: Run) -> Iterator[float]:

@@ -87,8 +87,11 @@ def _is_csv(given: Sequence[str]) -> bool:
 
 
 def _of_csv(path: Path) -> dict[str, Array]:
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Invalid(f"{path}: not a CSV in UTF-8 ({error})") from None
     if not rows:
         raise Invalid(f"{path}: no points; give a line for each")
     missing = [name for name in ("N", "D", "replay") if name not in rows[0]]

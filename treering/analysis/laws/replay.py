@@ -1,7 +1,7 @@
 """Replay laws: loss on old corpora by replay share, model size and new tokens.
 
-`share` is the share of the tokens that are of the old corpora. N: size, D: tokens of the new
-corpus.
+`share` is the share of the tokens that are of the old corpora. N: size, D: tokens since the new
+corpus came, replayed ones too.
 """
 
 from __future__ import annotations
@@ -105,6 +105,38 @@ GRID = Form(
         (
             "F",
             product(power("D", "sigma", +1), power("N", "nu"), saturating("share", "B", "gamma")),
+        ),
+    ),
+    scaled=("N", "D"),
+)
+
+
+def _rehearsed(values: Values, points: Points) -> tuple[Array, dict[str, Array]]:
+    """(D0 + a D)^-beta: old tokens, D0 of them from before and a D replayed."""
+    total = values["D0"] + points["share"] * points["D"]
+    x = -np.log(total)
+    return values["beta"] * x, {"beta": x, "D0": -values["beta"] / total}
+
+
+# Old loss rises with D where a = 0, and falls at a large share: what is rehearsed is still learned.
+FORGETTING = Form(
+    "forgetting",
+    "E + A/N^alpha + B/(D0 + a D)^beta + F D^sigma N^nu exp(-(a/a0)^q): old loss by what old "
+    "tokens still teach, and by what new ones undo",
+    ("N", "D", "share"),
+    (
+        *(E, coefficient("A"), SIZE, coefficient("B")),
+        *(Parameter("D0", 1e-3, 1e3, starts=(0.1, 1.0, 10.0)), exponent("beta")),
+        *(coefficient("F"), exponent("sigma", 0.01, 2.0, (0.1, 0.4))),
+        *(Parameter("nu", -2.0, 2.0, log=False, starts=(-0.2, 0.2)), WIDTH, STRETCH),
+    ),
+    (
+        ("E", constant),
+        ("A", product(power("N", "alpha"))),
+        ("B", product(_rehearsed)),
+        (
+            "F",
+            product(power("D", "sigma", +1), power("N", "nu", +1), stretched("share", "a0", "q")),
         ),
     ),
     scaled=("N", "D"),
