@@ -221,6 +221,16 @@ def test_forms_are_chosen_by_what_was_held_out() -> None:
     assert ranked[0].error < 2 * NOISE
 
 
+def test_a_domain_is_predicted_from_five_others() -> None:
+    """By its loss before and how fast it fell, which the cross-domain law is for."""
+    form, points, law = truth("dcpt-cross")
+    table = points | {"loss": noisy(form, law, 0)}
+    for k1 in (1.8, 2.7):  # neither the highest nor the lowest
+        other = points["k1"] == k1
+        found = fit(form, select(table, ~other), search=Search(starts=3))
+        assert np.abs(found.predict(select(points, other)) / law[other] - 1).max() < 2 * WITHIN
+
+
 def test_the_straight_line_is_chosen_where_it_is_the_law() -> None:
     x = np.geomspace(1, 100, 12)
     loss = noisy(CHINCHILLA, 3 - 0.3 * np.log(x), 3)

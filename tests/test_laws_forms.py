@@ -69,6 +69,15 @@ def test_l3_at_a_fixed_share_is_chinchillas() -> None:
     np.testing.assert_allclose(L3.predict(theta, table), own)
 
 
+def test_the_cross_domain_law_of_one_domain_is_l3_with_another_asymptote() -> None:
+    theta = np.array(TRUTHS["dcpt-cross"][1])
+    own = BOX | {"k1": np.full(len(BOX["N"]), 2.0), "k2": np.full(len(BOX["N"]), 0.4)}
+    f, mu, w = theta[-3:]
+    shifted = theta[:-3].copy()
+    shifted[0] += f / (1 / 2.0 + w * 0.4) ** mu
+    np.testing.assert_allclose(KINDS["dcpt-cross"].predict(theta, own), L3.predict(shifted, BOX))
+
+
 def test_the_constraint_of_l3_is_sufficient_on_the_whole_box() -> None:
     """Wherever it holds loss falls with the share, also between and at the ends; and the trap that
     it is made for does occur."""
