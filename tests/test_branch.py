@@ -228,7 +228,8 @@ def test_only_the_phases_named_are_annealed(recipe: Path, plain: Path, tmp_path:
             "update={kind='outer', every=2, optimizer='sgd', rate={kind='linear', peak=1.0}}",
             "anneal.tokens = 640: not beside a schedule of update.rate",
         ),
-        ("adapter={kind='codyra', rank=2, threshold=1.0}", "not with adapter.merge = 'phase'"),
+        ("adapter={kind='codyra', rank=2, threshold=1.0}", "640: not with an adapter"),
+        ("adapter={kind='lora', rank=2}", "640: not with an adapter"),
     ],
 )
 def test_a_branch_that_cannot_be_is_refused(

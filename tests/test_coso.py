@@ -63,6 +63,20 @@ def test_before_its_phase_training_is_plain_but_remembered(
     assert not same(plain.params, confined.params)
 
 
+def test_training_is_plain_over_boundaries_before_its_phase(
+    learner_of: LearnerOf, batches_of: BatchesOf
+) -> None:
+    plain, confined = learner_of(), learner_of()
+    update, batches = CoSO(rank=4, every=1, start=2), batches_of(2, 2, 1)
+    for batch in batches[:4]:
+        update(confined, batch)
+        Descent()(plain, batch)
+    assert same(plain.params, confined.params)
+    steps = confined.state()["optimizer.step"]
+    of = dict(zip(confined.weights, steps, strict=True))
+    assert all(float(of[name]) == 0 for name in confined.matrices)  # its phase is next
+
+
 def test_all_but_matrices_of_layers_learn_as_ever(
     learner_of: LearnerOf, batches_of: BatchesOf
 ) -> None:
@@ -265,17 +279,44 @@ def test_a_step_that_is_refused_changes_nothing(
     assert not same(learner.params, list(before.values()))
 
 
+def test_a_first_gradient_that_is_not_finite_leaves_the_turn_to_the_next(
+    learner_of: LearnerOf, batches_of: BatchesOf
+) -> None:
+    learner, update = learner_of(), CoSO(2, every=50)
+    first, second = batches_of(2)
+    head = learner.weights["lm_head.weight"].detach().clone()
+    with torch.no_grad():
+        learner.weights["lm_head.weight"].mul_(torch.inf)
+    update(learner, first)
+    with torch.no_grad():
+        learner.weights["lm_head.weight"].copy_(head)
+    before = snapshot(learner)
+    update(learner, second)
+    name = next(iter(learner.matrices))
+    assert not torch.equal(learner.weights[name], before[name])
+
+
 @pytest.mark.parametrize("inside", ["none", "reptile", "average", "samples"])
 def test_it_goes_inside_other_updates(
     learner_of: LearnerOf, batches_of: BatchesOf, inside: str
 ) -> None:
     made = CoSO(2, every=2)
-    updates = {"none": made, "reptile": Reptile(2, 0.5, inner=made),
+    updates = {"none": made, "reptile": Reptile(2, 0.5, inner=made, align=True),
                "average": Average((0.5,), inner=made), "samples": PerSample(made)}  # fmt: skip
     learner = learner_of(rows=1 if inside == "samples" else 4)
-    first, second = (updates[inside](learner, batch) for batch in batches_of(1, 1))
-    assert first.meta_flops > 0 and float(first.skipped) == 0.0
-    assert float(second.loss) > 0
+    first, second, third = batches_of(1, 2)
+    found = updates[inside](learner, first)
+    assert found.meta_flops > 0 and float(found.skipped) == 0.0
+    kept = dict(zip(learner.weights, made.state(learner)["rows.kept"], strict=True))
+    kept = {name: each.clone() for name, each in kept.items() if len(each) and each.any()}
+    before = snapshot(learner)
+    for batch in (second, third):
+        updates[inside](learner, batch)
+    assert kept
+    for name, basis in kept.items():  # what the first phase learned stays
+        moved = learner.weights[name].detach() - before[name]
+        assert float(moved.norm()) > 0
+        assert float((basis.T @ moved).norm()) < 1e-5 * float(moved.norm()) + 1e-6
 
 
 COSO = "update={kind='coso', rank=3, sketch=5, every=4, side='both', start='second'}"

@@ -33,6 +33,7 @@ RANKS = (
     "saving",
     "prepare loop ranks evaluate report probe downstream trackers",
     "cache journal pipeline objective adapter",
+    "together",
     "shelf",
     "build",
     "header scoring branch consolidation",

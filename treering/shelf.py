@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 
-from treering import adapter, model, surgery
+from treering import adapter, model, surgery, together
 from treering.config import Invalid, Recipe, Table, exact
 from treering.methods import memories, schedules, updates
 from treering.methods import penalties as holds
@@ -28,88 +26,10 @@ def check(recipe: Recipe) -> None:
     update(recipe, recipe.update)
     adapter.named(recipe)
     penalties(recipe)
-    _check_together(recipe)
-    _check_adapted(recipe)
-    _warn_of_nothing_held(recipe)
+    together.check(recipe)
     schedule(recipe, (1,) * len(recipe.phases))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
     planner(recipe, (2**40,) * len(recipe.corpora))
-
-
-def _check_together(recipe: Recipe) -> None:
-    """Raises Invalid for methods that do not go with one another."""
-    if "coso" in adapter.kinds(recipe.update) and penalties(recipe):
-        raise Invalid(
-            "penalties: not with update kind 'coso', which steps in coordinates of its own; leave "
-            "one of them out"
-        )
-    rows = {"agem", "gem"} & {*adapter.kinds(recipe.update)}
-    if rows and "per_sample" in adapter.kinds(recipe.update):
-        raise Invalid(
-            f"update: {rows.pop()!r} compares the rows of a step, of which 'per_sample' gives one "
-            "at a time; use one of them"
-        )
-    whole = {"agem", "gem", "per_sample", "coso"} & {*adapter.kinds(recipe.update)}
-    if recipe.objective.der.weight and (whole or recipe.anneal.tokens):
-        beside = f"update kind '{whole.pop()}'" if whole else "anneal.tokens"
-        raise Invalid(
-            f"objective.der.weight = {recipe.objective.der.weight}: not beside {beside}, as "
-            "predictions are recorded of whole steps of the run itself; leave one of them out"
-        )
-    if recipe.anneal.tokens and "coso" in adapter.kinds(recipe.update):
-        raise Invalid(
-            f"anneal.tokens = {recipe.anneal.tokens}: not with update kind 'coso', which closes "
-            "the phase that a branch goes on with; set it to 0"
-        )
-    if recipe.anneal.tokens and any(isinstance(t.get("rate"), dict) for t in _nested(recipe)):
-        raise Invalid(
-            f"anneal.tokens = {recipe.anneal.tokens}: not beside a schedule of update.rate, which "
-            "says nothing of a branch's steps; give update.rate a number"
-        )
-
-
-def _check_adapted(recipe: Recipe) -> None:
-    """Raises Invalid for what does not go with an adapter that is merged at each phase's end."""
-    small = adapter.named(recipe)
-    if small is None or small.merge != "phase":
-        return
-    if recipe.anneal.tokens:
-        raise Invalid(
-            f"anneal.tokens = {recipe.anneal.tokens}: not with adapter.merge = 'phase', which "
-            "closes the phase that a branch goes on with; set it to 0"
-        )
-    for i, table in enumerate(recipe.penalties):
-        if table.get("weight") and (table["kind"], table.get("anchor", "phase")) != ("l2", "phase"):
-            raise Invalid(
-                f"penalties[{i}]: holds weights of an adapter that adapter.merge = 'phase' makes "
-                "anew; use adapter.merge = 'end', or kind 'l2' with anchor = 'phase'"
-            )
-
-
-def _warn_of_nothing_held(recipe: Recipe) -> None:
-    """A run of one phase has no phase before it; with another to come it may be meant so."""
-    if len(recipe.phases) > 1:
-        return
-    found = []
-    for i, table in enumerate(recipe.penalties):
-        anchored = table["kind"] == "l2" and table.get("anchor", "phase") == "phase"
-        if not table.get("weight"):
-            continue
-        if anchored or (table["kind"] != "l2" and not recipe.replay.past):
-            remedy = "anchor = 'start'" if anchored else "replay.past"
-            found.append(f"penalties[{i}] ({table['kind']}; give {remedy})")
-    if recipe.objective.teacher.weight and recipe.objective.teacher.from_ == "phase":
-        found.append("objective.teacher (give from = 'start')")
-    for what in found:
-        warnings.warn(f"{what}: holds nothing in a run of one phase", stacklevel=2)
-
-
-def _nested(recipe: Recipe) -> Iterator[Table]:
-    """The table of the update and of all that is inside it."""
-    table: Table | None = recipe.update
-    while table is not None:
-        yield table
-        table = table.get("inner")
 
 
 def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:

@@ -59,32 +59,38 @@ def step(learner: Learner, spaces: Mapping[str, Subspace]) -> Applied:
 
 
 @torch.no_grad()
-def turn(learner: Learner, spaces: Mapping[str, Subspace], decay: float, *, rotate: bool) -> float:
+def turn(
+    learner: Learner, spaces: Mapping[str, Subspace], decay: float, *, rotate: bool
+) -> tuple[float, bool]:
     """New bases from the gradients that wait to be applied, but from none that is not finite.
-    `rotate` the moments with them. FLOPs."""
-    flops, state = 0.0, learner.state()
+    `rotate` the moments with them. FLOPs, and whether all were finite."""
+    flops, every, state = 0.0, True, learner.state()
     moments = [state[kind] for kind in MOMENTS if kind in state and rotate]
     for place, (name, weight) in enumerate(learner.weights.items()):
         if name not in spaces or weight.grad is None:
             continue
         gradient = whole(weight.grad)
         if not gradient.isfinite().all():
+            every = False
             continue
         turned = spaces[name].turn(gradient, decay)
         for power, tensors in enumerate(moments, 1):
             fill(tensors[place], _turned(whole(tensors[place]), turned, power))
         short, long = sorted(gradient.shape)
         flops += 6.0 * long * short**2 + 20.0 * short**3  # Golub and Van Loan, table 8.6.1
-    return flops
+    return flops, every
 
 
 @torch.no_grad()
-def consolidate(learner: Learner, spaces: Mapping[str, Subspace], energy: float) -> None:
-    """A phase has ended: keep its directions, and reset the moments and steps of these weights."""
+def consolidate(
+    learner: Learner, spaces: Mapping[str, Subspace], energy: float, *, anew: bool
+) -> None:
+    """A phase has ended: keep its directions, and begin the moments and steps of these weights
+    `anew`."""
     for space in spaces.values():
         for one in space.sides:
             one.keep(energy)
-    for kind, tensors in learner.state().items():
+    for kind, tensors in learner.state().items() if anew else ():
         for name, tensor in zip(learner.weights, tensors, strict=True):
             if kind.startswith("optimizer.") and name in spaces:
                 tensor.zero_()

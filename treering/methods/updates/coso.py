@@ -4,14 +4,14 @@
     each step       the optimizer's step on coordinates:  PᵀW, Pᵀ G -> D;  W <- W + P D
     phase end       M <- [M, leading directions of the sketch]; moments and sketch begin anew
 
-Continuous subspace optimisation (arXiv 2505.11816); without M it is GaLore. So MᵀW stays as it was
-when the phase that M is of ended. Where this departs from the released code:
+Continuous subspace optimisation (arXiv 2505.11816); without M and turned moments it is GaLore. So
+MᵀW stays as it was when the phase that M is of ended. Where this departs from the released code:
 
 - The side can be chosen. Theirs is "out": the inner product of an old gradient and a step vanishes,
   but old inputs may come out otherwise. With "in", what W makes of the kept span of inputs stays;
   with "both", the moving directions are of the outputs, and what is kept is of either.
-- Moments turn with the basis, a second moment by the squares of the cosines (LDAdam, arXiv
-  2410.16103); in the code they stay, in directions that are there no more.
+- Moments turn with the basis, a second moment by the squares of the cosines, simpler than LDAdam
+  (arXiv 2410.16103) does it; in the code they stay, in directions that are there no more.
 - `energy` is reached, not just missed, or one direction with most of it would not be kept.
 - M is made orthonormal again, and stays within `capacity`. Weight decay is within the subspace.
 """
@@ -71,16 +71,20 @@ class CoSO:
         metrics, confined = learner.backward(batch), batch.phase >= self.start
         self._begin(learner)
         flops = 0.0
+        turned = True
         if self._calls % self.every == 0:
-            flops += turn(learner, self._spaces, self.decay, rotate=confined and self.rotate)
-        self._calls += 1
+            rotate = confined and self.rotate
+            cost, turned = turn(learner, self._spaces, self.decay, rotate=rotate)
+            flops += cost
+        self._calls += turned
         applied = step(learner, self._spaces) if confined else learner.apply()
         if confined:  # down twice and up once
             sizes = [learner.weights[name].numel() for name in self._spaces]
             flops += 6.0 * self.rank * sum(sizes)
         if batch.ends_phase:
             self._calls = 0
-            consolidate(learner, self._spaces, self.energy)
+            begins = batch.phase + 1 >= self.start
+            consolidate(learner, self._spaces, self.energy, anew=begins)
         flops += metrics.meta_flops
         return replace(metrics.stepped(applied), meta_flops=flops)
 

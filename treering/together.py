@@ -1,0 +1,129 @@
+"""What goes together: methods that a recipe may not join, and those that would do nothing in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+from treering import adapter
+from treering.config import Invalid, Recipe, Table
+
+
+def check(recipe: Recipe) -> None:
+    """Raises Invalid for methods that do not go with one another, and warns of those that do
+    nothing."""
+    _check_together(recipe)
+    _check_windows(recipe)
+    _check_adapted(recipe)
+    _warn_of_nothing_held(recipe)
+    _warn_of_nothing_replayed(recipe)
+
+
+def _check_together(recipe: Recipe) -> None:
+    kinds = {*adapter.kinds(recipe.update)}
+    if "coso" in kinds and any(table.get("weight") for table in recipe.penalties):
+        raise Invalid(
+            "penalties: not with update kind 'coso', which steps in coordinates of its own; leave "
+            "one of them out"
+        )
+    rows = {"agem", "gem"} & kinds
+    if rows and "per_sample" in kinds:
+        raise Invalid(
+            f"update: {rows.pop()!r} compares the rows of a step, of which 'per_sample' gives one "
+            "at a time; use one of them"
+        )
+    if "per_sample" in kinds and recipe.objective.normalize == "weights":
+        raise Invalid(
+            "objective.normalize = 'weights': not with update kind 'per_sample', of whose single "
+            "rows each would be divided by its own weight; use 'rows'"
+        )
+    whole = {"agem", "gem", "per_sample", "coso"} & kinds
+    if recipe.objective.der.weight and (whole or recipe.anneal.tokens):
+        beside = f"update kind '{whole.pop()}'" if whole else "anneal.tokens"
+        raise Invalid(
+            f"objective.der.weight = {recipe.objective.der.weight}: not beside {beside}, as "
+            "predictions are recorded of whole steps of the run itself; leave one of them out"
+        )
+    if recipe.anneal.tokens and "coso" in kinds:
+        raise Invalid(
+            f"anneal.tokens = {recipe.anneal.tokens}: not with update kind 'coso', which closes "
+            "the phase that a branch goes on with; set it to 0"
+        )
+    if recipe.anneal.tokens and any(isinstance(t.get("rate"), dict) for t in _nested(recipe)):
+        raise Invalid(
+            f"anneal.tokens = {recipe.anneal.tokens}: not beside a schedule of update.rate, which "
+            "says nothing of a branch's steps; give update.rate a number"
+        )
+
+
+def _check_windows(recipe: Recipe) -> None:
+    """Raises Invalid for what would take weights back to before a subspace was kept, or move them
+    on in it."""
+    tables = list(_nested(recipe))
+    inside = [table["kind"] for table in tables]
+    around = tables[: inside.index("coso")] if "coso" in inside else []
+    for table in around:
+        kind = table["kind"]
+        moments = table.get("momentum", 0.0) or table.get("optimizer", "sgd") == "adam"
+        if kind in ("reptile", "outer") and (moments or not table.get("align", False)):
+            raise Invalid(
+                f"update kind {kind!r}: around 'coso' its window must close where a phase ends, "
+                "and no moments may go on into the next; set align = true, and no momentum"
+            )
+
+
+def _check_adapted(recipe: Recipe) -> None:
+    """Raises Invalid for what does not go with an adapter."""
+    small = adapter.named(recipe)
+    if small is not None and recipe.anneal.tokens:
+        raise Invalid(
+            f"anneal.tokens = {recipe.anneal.tokens}: not with an adapter, which a branch would "
+            "merge into the weights that the run goes on with; set it to 0"
+        )
+    if small is None or small.merge != "phase":
+        return
+    for i, table in enumerate(recipe.penalties):
+        if table.get("weight") and (table["kind"], table.get("anchor", "phase")) != ("l2", "phase"):
+            raise Invalid(
+                f"penalties[{i}]: holds weights of an adapter that adapter.merge = 'phase' makes "
+                "anew; use adapter.merge = 'end', or kind 'l2' with anchor = 'phase'"
+            )
+
+
+def _warn_of_nothing_replayed(recipe: Recipe) -> None:
+    """Methods that are of replayed rows are plain training where there are none."""
+    rows = {"agem", "gem"} & {*adapter.kinds(recipe.update)}
+    taught = recipe.objective.teacher.weight and recipe.objective.teacher.on == "replayed"
+    named = [f"update kind {kind!r}" for kind in rows]
+    named += ["objective.teacher.on = 'replayed'"] * bool(taught)
+    named += ["objective.der"] * bool(recipe.objective.der.weight)
+    for what in named if recipe.replay.share == 0 else ():
+        warnings.warn(f"{what}: does nothing without replay; give replay.share", stacklevel=2)
+
+
+def _warn_of_nothing_held(recipe: Recipe) -> None:
+    """A run of one phase has no phase before it; with another to come it may be meant so."""
+    if len(recipe.phases) > 1:
+        return
+    found = []
+    if recipe.objective.der.weight and recipe.replay.memory.get("over", "all") == "past":
+        found.append("objective.der (predictions are recorded of what the run learns)")
+    for i, table in enumerate(recipe.penalties):
+        anchored = table["kind"] == "l2" and table.get("anchor", "phase") == "phase"
+        if not table.get("weight"):
+            continue
+        if anchored or (table["kind"] != "l2" and not recipe.replay.past):
+            remedy = "anchor = 'start'" if anchored else "replay.past"
+            found.append(f"penalties[{i}] ({table['kind']}; give {remedy})")
+    if recipe.objective.teacher.weight and recipe.objective.teacher.from_ == "phase":
+        found.append("objective.teacher (give from = 'start')")
+    for what in found:
+        warnings.warn(f"{what}: holds nothing in a run of one phase", stacklevel=2)
+
+
+def _nested(recipe: Recipe) -> Iterator[Table]:
+    """The table of the update and of all that is inside it."""
+    table: Table | None = recipe.update
+    while table is not None:
+        yield table
+        table = table.get("inner")
