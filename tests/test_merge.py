@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from test_surgeries_depth import made
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from treering import cli, tokenizer, weights
+from treering.config import Invalid
 from treering.footprint import Alive
 
 NAMES = ("base", "trained", "instruct")
@@ -92,7 +94,7 @@ def test_means_are_weighted(place: Path, tmp_path: Path) -> None:
 
 
 def test_slerp_goes_along_the_arc(tmp_path: Path) -> None:
-    from treering.merge import Slerp
+    from treering.combining import Slerp
 
     a, b = torch.tensor([2.0, 0, 0]).double(), torch.tensor([0, 3.0, 0]).double()
     found = Slerp(1 / 3)([a, b], [1, 1])
@@ -195,6 +197,55 @@ def test_models_that_are_not_alike_are_refused(
     assert cli.main(asked) == 2
     assert re.search(said, capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.filterwarnings("default:merge. positions")
+def test_models_that_turn_positions_otherwise_are_not_mixed_unawares(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that were trained at another base are of another model; of `--like` one is right.
+    The older spelling of the same is no difference."""
+    longer, older = tmp_path / "longer", tmp_path / "older"
+    shutil.copytree(place / "trained", longer)
+    shutil.copytree(place / "trained", older)
+    settings = json.loads((longer / "config.json").read_text())
+    rope = settings.pop("rope_parameters")
+    (longer / "config.json").write_text(
+        json.dumps(settings | {"rope_parameters": rope | {"rope_theta": 5e5}})
+    )
+    (older / "config.json").write_text(json.dumps(settings | {"rope_theta": rope["rope_theta"]}))
+    base, out = str(place / "base"), str(tmp_path / "out")
+    assert cli.main(["merge", base, str(longer), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert "'rope_theta': 500000.0" in said and "say by --like whose are right" in said
+    assert cli.main(["merge", base, str(longer), "--like", str(longer), "--out", out]) == 0
+    assert "longer, which counts" in capsys.readouterr().err
+    made = json.loads((Path(out) / "config.json").read_text())
+    assert made["rope_parameters"]["rope_theta"] == 5e5
+    assert cli.main(["merge", base, str(older), "--out", str(tmp_path / "same")]) == 0
+    assert "positions" not in capsys.readouterr().err
+
+
+def test_weights_that_lie_there_twice_are_read_as_the_index_says(
+    place: Path, tmp_path: Path
+) -> None:
+    """Beside a model's shards there may be the same weights under the names of another library."""
+    twice = tmp_path / "twice"
+    shutil.copytree(place / "trained", twice)
+    tensors = of(twice)
+    (twice / "model.safetensors").unlink()
+    save_file(tensors, twice / "model-00001-of-00001.safetensors")
+    names = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
+    (twice / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    save_file({"tok_embeddings.weight": torch.ones(2, 2)}, twice / "consolidated.safetensors")
+    save_file({name: t + 1 for name, t in tensors.items()}, twice / "model-left-over.safetensors")
+    found = merged(place, tmp_path / "out", str(twice), "trained")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(found[name], tensor)
+    (twice / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(Invalid, match="index.json: cannot be read .*; restore it"):
+        weights.read(twice, {})
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,26 @@ def test_over_past_draws_exactly_the_past() -> None:
     assert drawn == trained | {(1, i) for i in range(12)}
 
 
+def test_what_is_learned_of_a_phase_is_what_it_saw_of_its_corpora() -> None:
+    """For a Fisher matrix, say: of phase 1 its own corpora, of what was before the run the past."""
+    plan = planner(
+        [LARGE, 12, LARGE, 12], (40, (3, 0, 1, 0)), (80, (0, 0, 1, 1)), over="past", past=[1]
+    )
+    steps = walk(plan)
+    ends = [step.after for step in steps if step.ends_phase]
+    memory = Everything()
+    for phase, state in enumerate(ends):
+        found = set(plan.learned(state, phase, memory, 10**4, 1).pairs())
+        met = {pair for step in steps if step.phase <= phase for pair in fresh(step)}
+        named = {i for i, weight in enumerate(plan.stages[phase].weights) if weight}
+        assert found == {pair for pair in met if pair[0] in named} and found
+    before = plan.learned(plan.start(), None, memory, 10**4, 1)
+    assert sorted(before.pairs()) == [(1, i) for i in range(12)]
+    few = plan.learned(ends[0], 0, memory, 5, 1)
+    assert len(set(few.pairs())) == 5
+    assert few.pairs() != plan.learned(ends[0], 0, memory, 5, 2).pairs()
+
+
 def test_over_all_draws_from_the_current_phase_too() -> None:
     plan = planner([LARGE], (200, (1,)), share="1/2")
     assert sum(len(replayed(step)) for step in walk(plan)) > 0

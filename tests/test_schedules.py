@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,40 @@ def test_every_decay_falls_from_1_to_its_floor(
 @pytest.mark.parametrize("steps", [97, 100, 333])
 @pytest.mark.parametrize("shape", ["cosine", "rsqrt", "linear"])
 def test_no_schedule_jumps_where_its_parts_meet(shape: str, steps: int) -> None:
-    """By no more than twice the steepest slope of the parts beside, however the borders round."""
-    infinite = Infinite(peak=1.0, warmup=0.1, cooldown=0.4, anneal=0.8, shape=shape).over(steps)
-    stable = WSD(peak=1.0, warmup=0.1, shape="cosine").over(steps)
-    for rate in (infinite, stable):
-        jumps = [abs(rate(t + 1) - rate(t)) for t in range(steps)]
-        assert max(jumps) < 2 * max(1 / (0.1 * steps), 0.45 * 6.2 / (0.3 * steps))
+    """Where a part begins the rate is what the part before comes to, however the borders round."""
+    rate = Infinite(peak=2.0, warmup=0.1, cooldown=0.4, anneal=0.8, shape=shape).over(steps)
+    warm, cool, hot = (round(share * steps) for share in (0.1, 0.4, 0.8))
+    assert rate(warm - 1) == rate(warm) == pytest.approx(2.0, rel=1e-12)
+    assert [rate(cool), rate(hot - 1), rate(hot)] == pytest.approx([1.1] * 3, rel=1e-12)
+    assert rate(steps) == pytest.approx(0.2, rel=1e-12)
+    inside = [*range(warm, cool), *range(hot, steps)]
+    assert all(rate(t + 1) < rate(t) for t in inside)
+
+
+@pytest.mark.parametrize("steps", [97, 100, 333])
+@pytest.mark.parametrize("shape", list(DECAYS))
+def test_the_stable_part_meets_its_decay(shape: str, steps: int) -> None:
+    rate = WSD(peak=2.0, floor=0.1, warmup=0.1, decay=0.2, shape=shape).over(steps)
+    warm, falls = round(0.1 * steps), steps - round(0.2 * steps)
+    assert rate(warm - 1) == rate(warm) == rate(falls) == pytest.approx(2.0, rel=1e-12)
+    assert all(rate(t + 1) < rate(t) for t in range(falls, steps))
+    assert rate(steps) == pytest.approx(0.2, rel=1e-12)
+
+
+def test_the_infinite_schedule_goes_on_after_the_first_phase_unless_it_is_told_otherwise(
+    place: Path,
+) -> None:
+    given = FIRST.replace('span = "first"\n', "")
+    path = place / "infinite.toml"
+    text = (place / "recipe.toml").read_text()
+    path.write_text(text[: text.index("[schedule]")] + given + text[text.index("[batch]") :])
+    recipe = config.load(path)
+    rate = shelf.schedule(recipe, (100, 100))
+    assert rate(50) == rate(199) == pytest.approx(0.0055) and rate(20) > rate(40)
+    with pytest.raises(Invalid, match=r"schedule.anneal = 0.8: with span = 'first'"):
+        shelf.schedule(replace(recipe, schedule=recipe.schedule | {"anneal": 0.8}), (100, 100))
+    ends = recipe.schedule | {"anneal": 0.8}
+    assert shelf.schedule(replace(recipe, schedule=ends), (100,))(100) == pytest.approx(0.001)
 
 
 def test_past_its_end_a_schedule_stays_at_its_floor() -> None:

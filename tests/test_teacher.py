@@ -126,6 +126,27 @@ def test_the_gradient_is_that_of_both_losses_and_the_loss_recorded_is_one(
     assert not root.teacher.training and not root.teacher.model.training and root.training
 
 
+def test_the_teacher_of_a_phase_is_the_model_at_the_last_ones_end(batches_of: BatchesOf) -> None:
+    """Until it is remembered anew it stays what it was; then the divergence from it is 0."""
+    first, second = batches_of(1, 1)
+    wanted = tables.Teacher(0.7, from_="phase")
+    learner = learner_with(wanted)
+    learner.set_rate(1e-2)
+    before = [known.detach().clone() for known in learner.taught]
+    learner.backward(first)
+    learner.apply()
+    assert all(map(torch.equal, before, learner.taught))
+    learner.remember()
+    assert all(map(torch.equal, learner.params, learner.taught))
+    assert not any(map(torch.equal, before, learner.taught))
+    plain = learner_with(tables.Teacher(0.0))
+    plain.put(learner.params)
+    learner.backward(second)
+    plain.backward(second)
+    for one, other in zip(learner.params, plain.params, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
 def test_rows_are_taught_at_every_other_step_and_after_the_first_phase(
     batches_of: BatchesOf,
 ) -> None:

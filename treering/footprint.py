@@ -117,7 +117,12 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     for i, penalty in enumerate(shelf.penalties(recipe)):
         kept |= {f"penalty.{i}.{name}": found for name, found in penalty.state(learner).items()}
     if recipe.objective.teacher.weight:  # taken to be as large as the model
-        kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in learner.params]
+        every = call.root.parameters()
+        kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in every]
+    kinds = [*adapter.kinds(recipe.update)]
+    many = len(recipe.corpora) if "gem" in kinds else int("agem" in kinds)
+    if many:  # at the most, a gradient for each corpus
+        kept["reference gradients"] = [*learner.params] * many
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
 
 

@@ -12,111 +12,26 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from treering import pretrained, tokenizer, weights
 from treering.atomic import replacing
+from treering.combining import Parent, Rule
 from treering.config import Invalid
 from treering.folder import check_writable
 from treering.mesh import Mesh
 from treering.report.card import merged
 
-Parent = tuple[str, float]  # a folder or hub id, and its weight
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAME = ("model_type", "num_attention_heads", "num_key_value_heads")  # shapes do not show heads
-
-
-class Rule(Protocol):
-    """How tensors of one name become one: float64, in the parents' order."""
-
-    def check(self, parents: Sequence[Parent]) -> None: ...
-
-    def formula(self, parents: Sequence[Parent]) -> str: ...
-
-    def __call__(
-        self, tensors: Sequence[torch.Tensor], weights: Sequence[float]
-    ) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """The first parent is the base, whose own weight is 1."""
-
-    def check(self, parents: Sequence[Parent]) -> None:
-        """Anything goes."""
-
-    def formula(self, parents: Sequence[Parent]) -> str:
-        """The sum in words."""
-        base, *others = [(Path(source).name, weight) for source, weight in parents]
-        terms = [f"{'-' if w < 0 else '+'} {abs(w):g} ({name} - {base[0]})" for name, w in others]
-        return " ".join([base[0], *terms])
-
-    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-        total = tensors[0].clone()
-        for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-            total += weight * (tensor - tensors[0])
-        return total
-
-
-@dataclass(frozen=True)
-class Linear:
-    """The weighted mean."""
-
-    def check(self, parents: Sequence[Parent]) -> None:
-        """Raises Invalid for weights that are no weights."""
-        if len(parents) < 2 or any(weight < 0 for _, weight in parents):
-            raise Invalid(f"merge: {[w for _, w in parents]}: a mean is of two models or more, "
-                          "with weights that are not negative")  # fmt: skip
-        if not sum(weight for _, weight in parents) > 0:
-            raise Invalid("merge: the weights add up to 0")
-
-    def formula(self, parents: Sequence[Parent]) -> str:
-        """The mean in words."""
-        return "mean of " + " and ".join(f"{Path(name).name} ({w:g})" for name, w in parents)
-
-    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-        total = torch.zeros_like(tensors[0])
-        for tensor, weight in zip(tensors, weights, strict=True):
-            total += weight / sum(weights) * tensor
-        return total
-
-
-@dataclass(frozen=True)
-class Slerp:
-    """`at` of the way from the first to the second: (sin((1 - t) a) A + sin(t a) B) / sin(a), a the
-    angle between them; of two that are nearly parallel the straight line."""
-
-    at: float
-
-    def check(self, parents: Sequence[Parent]) -> None:
-        """Raises Invalid for what is not two models, or has weights beside the way."""
-        if len(parents) != 2 or any(weight != 1 for _, weight in parents):
-            raise Invalid(f"--slerp {self.at}: takes two models without weights")
-        if not 0 <= self.at <= 1:
-            raise Invalid(f"--slerp {self.at}: must be in [0, 1]")
-
-    def formula(self, parents: Sequence[Parent]) -> str:
-        """The way in words."""
-        a, b = (Path(source).name for source, _ in parents)
-        return f"slerp from {a} to {b}, {self.at:g} of the way"
-
-    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-        a, b = tensors
-        t, lengths = self.at, float(a.norm() * b.norm())
-        cosine = float((a * b).sum()) / lengths if lengths else 1.0
-        if abs(cosine) > 0.9995:
-            return torch.lerp(a, b, t)
-        angle = math.acos(cosine)
-        return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
 
 
 def merge(
@@ -133,10 +48,12 @@ def merge(
         raise Invalid(f"--out {out}: exists; name another folder")
     check_writable(out.parent)
     sources = [source for source, _ in parents]
+    named = like is not None
     like = like or sources[0]
     folders = {source: pretrained.folder(source) for source in dict.fromkeys([*sources, like])}
     words = _tokenizer(folders, like)
     settings = _settings(folders, like)
+    _check_positions(folders, like, named=named)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as beside, ExitStack() as stack:
         opened = [stack.enter_context(weights.mapped(folders[source])) for source in sources]
@@ -201,6 +118,26 @@ def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
                 raise Invalid(f"merge: {key} is {settings.get(key)!r} in {source}, but "
                               f"{found[like].get(key)!r} in {like}")  # fmt: skip
     return found[like]
+
+
+def _check_positions(folders: Mapping[str, Path], like: str, *, named: bool) -> None:
+    """Warns of a model that turns positions otherwise than `like`; raises Invalid for one where
+    `like` was not `named`, as then nobody said which is right."""
+    found = {source: _rope(_config(folder)) for source, folder in folders.items()}
+    for source, rope in found.items():
+        if rope != found[like]:
+            words = f"merge: positions are {rope} in {source}, but {found[like]} in {like}"
+            if not named:
+                raise Invalid(f"{words}; say by --like whose are right")
+            warnings.warn(f"{words}, which counts", stacklevel=3)
+
+
+def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a config turns positions, whether it is of transformers 5 or older."""
+    older = {**(settings.get("rope_scaling") or {}), "rope_theta": settings.get("rope_theta")}
+    given = settings.get("rope_parameters") or older
+    named = {"rope_type" if key == "type" else key: value for key, value in given.items()}
+    return {"rope_type": "default"} | {k: v for k, v in named.items() if v is not None}
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from treering.mesh import Mesh, device
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.divergence import linear_divergence
 from treering.methods.objectives.next_token import NextToken
-from treering.weights import read
+from treering.weights import read, stored
 
 OWN = ("start", "phase")  # teachers that are the run's own model
 
@@ -41,13 +41,13 @@ def forward(
     call = callable_as(root, recipe.compute, rows, mesh)
     if begun in unread:
         assert recipe.model.from_ is not None
-        read(pretrained.folder(recipe.model.from_), dict(begun.named_parameters()))
+        read(pretrained.folder(recipe.model.from_), stored(begun))
     source = recipe.objective.teacher.from_
     if teacher is not None and source in OWN and not recipe.adapter:  # else it is a copy
         teacher.put(list(begun.parameters()))
     elif teacher in unread:
         assert teacher is not None
-        read(pretrained.folder(source), dict(teacher.model.named_parameters()))
+        read(pretrained.folder(source), stored(teacher.model))
     if is_linear(call, chunked, whole):
         root.objective = chunked
         if recipe.compute.compile and mesh.grid is not None:  # else the whole root is

@@ -20,6 +20,7 @@ from treering import (
     surgery,
     tables,
     tokenizer,
+    weights,
 )
 from treering.analysis import forgetting
 from treering.atomic import replacing
@@ -128,7 +129,7 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
     summary: Table = mesh.told(lambda: forgetting.summary(read(out)))
     text = card(recipe, summary)
     found = adapter.merged(recipe, forward.root.model)
-    spread = None if mesh.grid is None else dict(found.named_parameters())
+    spread = None if mesh.grid is None else weights.stored(found)
     pretrained.export(found, data.tokenizer, out / "model", card=text, spread=spread, mesh=mesh)
     if mesh.rank == 0:
         with replacing(out / "summary.json") as beside:

@@ -31,6 +31,8 @@ from treering.mesh import Mesh
 from treering.spread import whole
 from treering.tokenizer import save
 
+FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*"]
+
 
 def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> PreTrainedModel:
     """A causal language model from a folder or the hub, safetensors only, in fp32.
@@ -67,8 +69,8 @@ def described(source: str, *, dropout: float = 0.0, remote_code: bool = False) -
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 settings, dtype=torch.float32, trust_remote_code=remote_code
             )
-        if weights.holds(folder(source), [name for name, _ in model.named_parameters()]):
-            if model.can_generate():
+        if weights.holds(folder(source), [*weights.stored(model)]):
+            if model.can_generate() and (folder(source) / "generation_config.json").exists():
                 model.generation_config = GenerationConfig.from_pretrained(source)
             return model
     warnings.warn(f"model.from = {source!r}: its files must be converted, so that every process "
@@ -82,7 +84,7 @@ def folder(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(snapshot_download(source, allow_patterns=FILES))
     except Exception as error:  # of the hub, of the net, of the name
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise Invalid(f"model {source!r}: no such folder, nor on the hub ({reason})") from error

@@ -109,10 +109,15 @@ def penalties(recipe: Recipe) -> tuple[Penalty, ...]:
 def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
     """The rate at each step of a run whose phases have so many steps."""
     table = dict(recipe.schedule)
-    span = table.pop("span", "run")
+    span = table.pop("span", "first" if table.get("kind") == "infinite" else "run")
     shape = construct(schedules.KINDS, table, "schedule")
     if span not in SPANS:
         raise Invalid(f"schedule.span = {span!r}{near(str(span), list(SPANS))}")
+    if span == "first" and table.get("anneal", 1.0) < 1 and len(steps) > 1:
+        raise Invalid(
+            f"schedule.anneal = {table['anneal']}: with span = 'first' later phases would go on at "
+            "the floor; leave it out, and give [anneal] tokens for an annealed branch"
+        )
     if span == "first":  # and what it comes to for ever after
         rate = shape.over(steps[0])
         return lambda step: rate(min(step, steps[0]))

@@ -23,6 +23,7 @@ from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.spread import local, whole
 
+INDEX = "model.safetensors.index.json"
 FILE = 2 * 2**30  # bytes of a file at most, but for a single larger weight
 
 
@@ -64,7 +65,7 @@ def mapped(folder: Path) -> Iterator[dict[str, Any]]:
     Raises Invalid where there is none."""
     with ExitStack() as stack:
         found: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in _paths(folder):
             file = stack.enter_context(_opened(path))
             found |= dict.fromkeys(file.keys(), file)
         if not found:
@@ -80,7 +81,7 @@ def holds(folder: Path, names: Sequence[str]) -> bool:
 def check(folder: Path) -> str | None:
     """What is wrong with a folder's files: one that cannot be read, or a weight of the index that
     is missing; None if nothing."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     try:
         found = _files(folder)
         wanted = json.loads(index.read_text())["weight_map"] if index.exists() else {}
@@ -94,10 +95,33 @@ def check(folder: Path) -> str | None:
     return None
 
 
+def _paths(folder: Path) -> list[Path]:
+    """The files that make up the model: those of the index, where there is one; a folder may have
+    the same weights once more in other files."""
+    index, whole = folder / INDEX, folder / "model.safetensors"
+    if index.exists():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise Invalid(f"{index}: cannot be read ({error}); restore it") from error
+        return [folder / name for name in sorted(names) if (folder / name).exists()]
+    return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
+
+
+def stored(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a folder has of a model: its parameters, a tied one once, and persistent buffers."""
+    found: dict[str, torch.Tensor] = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return found
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """Which file has which weight."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _paths(folder):
         with _opened(path) as file:
             found |= dict.fromkeys(file.keys(), path)
     return found

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from treering.config import Invalid
 
 if TYPE_CHECKING:
-    from treering.merge import Rule
+    from treering.combining import Rule
 
 
 def extend_tokenizer(options: argparse.Namespace) -> int:
@@ -34,6 +34,7 @@ def extend_tokenizer(options: argparse.Namespace) -> int:
 
 
 def merge(options: argparse.Namespace) -> int:
+    from treering import combining
     from treering import merge as merging
 
     rule: Rule
@@ -46,10 +47,10 @@ def merge(options: argparse.Namespace) -> int:
             raise Invalid(f"--slerp {options.slerp}: is for two models without --base")
         minus = [(source, -weight) for source, weight in map(_weighted, options.subtract)]
         parents = [(options.base, 1.0), *map(_weighted, options.add), *minus]
-        rule = merging.Arithmetic()
+        rule = combining.Arithmetic()
     else:
         parents = [*map(_weighted, options.models)]
-        rule = merging.Linear() if options.slerp is None else merging.Slerp(options.slerp)
+        rule = combining.Linear() if options.slerp is None else combining.Slerp(options.slerp)
     merging.merge(parents, rule, Path(options.out), like=options.like, dtype=options.dtype)
     print(options.out)
     return 0

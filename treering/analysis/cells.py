@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from treering.analysis.compare import METRICS
 from treering.analysis.curves import spent
+from treering.analysis.differences import METRICS
 from treering.analysis.matrix import branches_of, header_of, matrix
 from treering.atomic import replacing
 from treering.records import Record

@@ -10,22 +10,21 @@ resamples), which with few seeds is too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from treering.analysis.curves import Clock, end, is_before, matrix_at, spent, standing
-from treering.analysis.forgetting import Metric, forgetting, learned, none_for_nan, retained
-from treering.analysis.intervals import difference, estimate
-from treering.analysis.matrix import Matrix, branches_of, header_of, lent, matrix, scores_of
+from treering.analysis.differences import METRICS, judged
+from treering.analysis.forgetting import none_for_nan
+from treering.analysis.matrix import branches_of, header_of, lent, matrix, scores_of
 from treering.analysis.runs import Arm
 from treering.config import Invalid
 from treering.records import Record
 
-METRICS = {"retained": retained, "learned": learned, "forgetting": forgetting}
 VIEWS = {"end": "at the end", "equal_tokens": "at equal tokens", "equal_flops": "at equal FLOPs"}
 
 
@@ -50,9 +49,14 @@ def compare(
         "baseline": first,
         "metric": metric,
         "corpora": list(corpora),
-        "notes": notes + more + _missing(kept, metric) + _unpaired(kept, against) + _aside(stands),
+        "notes": notes
+        + more
+        + _missing(kept, metric)
+        + _unpaired(kept, against)
+        + _aside(stands)
+        + _cut_otherwise(kept, metric),
         "arms": {arm.name: _costs(arm) for arm in kept},
-        "end": _judged(kept, against, partial(matrix, metric=metric)),
+        "end": judged(kept, against, partial(matrix, metric=metric)),
     }
     there = [arm for arm in kept if stands[arm.name] == arm.name]
     to = {name: stands[against[name]] for name in against}
@@ -61,7 +65,7 @@ def compare(
         costs = [end(records, clock, arm.branch) for arm in there for records in arm.runs.values()]
         least = float(np.min(costs))  # NaN if one is NaN
         cut = partial(matrix_at, clock=clock, spent=least, metric=metric)
-        table[f"equal_{clock}"] = {"at": least, **_judged(there, to, cut)}
+        table[f"equal_{clock}"] = {"at": least, **judged(there, to, cut)}
         table["notes"] += [
             f"{VIEWS[f'equal_{clock}']} {arm.name} is cut before the branch: not annealed yet"
             for arm in there
@@ -99,6 +103,16 @@ def is_finished(records: Sequence[Record]) -> bool:
     return bool(scores) and (ended or every)
 
 
+def _cut_otherwise(arms: Sequence[Arm], metric: str) -> list[str]:
+    """A note where a loss per token is of other tokens in other arms."""
+    every = [header_of(records) for arm in arms for records in arm.runs.values()]
+    marks = {str(header.get("identity", {}).get("tokenizer")) for header in every}
+    if metric != "loss" or len(marks) == 1:
+        return []
+    return ["tokenizers differ, so that losses per token are of other tokens: compare them by "
+            "--metric bits_per_byte"]  # fmt: skip
+
+
 def _finished(arms: Sequence[Arm]) -> tuple[list[Arm], list[str]]:
     """The arms with those of their runs that are finished, and a note for each other one."""
     kept, notes = [], []
@@ -120,8 +134,8 @@ def _missing(arms: Sequence[Arm], metric: str) -> list[str]:
     for arm in arms:
         for seed, records in arm.runs.items():
             scores = matrix(records, metric=metric, branch=arm.branch)
-            judged = [judge(scores) for judge in METRICS.values()]
-            lost = [m.reason for m in judged if np.isnan(list(m.per_corpus.values())).any()]
+            found = [metric_of(scores) for metric_of in METRICS.values()]
+            lost = [m.reason for m in found if np.isnan(list(m.per_corpus.values())).any()]
             if lost:
                 notes.append(f"{arm.name}, seed {seed}: {lost[0]}; left out of the means")
         earlier = dict.fromkeys(p for r in arm.runs.values() for p in lent(r, arm.branch).values())
@@ -184,61 +198,3 @@ def _costs(arm: Arm) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
-
-
-def _judged(
-    arms: Sequence[Arm], against: Mapping[str, str], view: Callable[..., Matrix]
-) -> dict[str, dict[str, Any]]:
-    """Estimates of each arm, and of its differences to its baseline, by metric."""
-    metrics: dict[str, dict[str, dict[int, Metric]]] = {}
-    for arm in arms:
-        found = {seed: view(run, branch=arm.branch) for seed, run in arm.runs.items()}
-        metrics[arm.name] = {
-            name: {seed: metric(matrix) for seed, matrix in found.items()}
-            for name, metric in METRICS.items()
-        }
-    return {
-        "arms": {
-            arm: {name: _estimates(by_seed) for name, by_seed in each.items()}
-            for arm, each in metrics.items()
-        },
-        "differences": {
-            arm: {
-                name: {"baseline": against[arm]} | _difference(by_seed, metrics[against[arm]][name])
-                for name, by_seed in each.items()
-            }
-            for arm, each in metrics.items()
-            if against[arm] != arm
-        },
-    }
-
-
-def _difference(found: Mapping[int, Metric], base: Mapping[int, Metric]) -> dict[str, Any]:
-    """The paired difference of a metric, and of each corpus that both sides have; none of means
-    over corpora that are `apart`: that one side alone has."""
-    pairs = [(metric, base[seed]) for seed, metric in found.items() if seed in base]
-    known = [(a, b) for a, b in pairs if np.isfinite([a.value, b.value]).all()]
-    apart = sorted({corpus for a, b in known for corpus in a.per_corpus.keys() ^ b.per_corpus})
-    common = dict.fromkeys(c for a, b in pairs for c in a.per_corpus if c in b.per_corpus)
-    each = {corpus: difference(_of(found, corpus), _of(base, corpus)) for corpus in common}
-    whole = difference({} if apart else _values(found), _values(base))
-    verdict = {"verdict": "other corpora"} if apart else {}
-    return {**whole, **verdict, "apart": apart, "per_corpus": each}
-
-
-def _values(by_seed: Mapping[int, Metric]) -> dict[int, float]:
-    return {seed: metric.value for seed, metric in by_seed.items()}
-
-
-def _of(by_seed: Mapping[int, Metric], corpus: str) -> dict[int, float]:
-    """A corpus's part of a metric."""
-    return {seed: m.per_corpus.get(corpus, float("nan")) for seed, m in by_seed.items()}
-
-
-def _estimates(by_seed: Mapping[int, Metric]) -> dict[str, Any]:
-    """The estimate of a metric's mean over corpora, and of each corpus's own."""
-    corpora = dict.fromkeys(c for metric in by_seed.values() for c in metric.per_corpus)
-    each = {corpus: asdict(estimate(_of(by_seed, corpus))) for corpus in corpora}
-    reasons = [metric.reason for metric in by_seed.values() if metric.reason]
-    mean = asdict(estimate(_values(by_seed)))
-    return {**mean, "per_corpus": each, "reason": reasons[0] if reasons else None}

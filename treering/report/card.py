@@ -37,9 +37,7 @@ tags: [continual-pretraining, treering]
 def merged(formula: str, parents: Sequence[tuple[str, str | None]]) -> str:
     """The README.md of a model made of others: the formula, and what each was, by name and digest
     (None: unknown)."""
-    lines = [
-        f"- {escaped(Path(source).name)}: {digest or 'of the hub'}" for source, digest in parents
-    ]
+    lines = [f"- {escaped(called(source))}: {digest or 'of the hub'}" for source, digest in parents]
     return f"""---
 library_name: transformers
 tags: [merge, treering]
@@ -50,10 +48,15 @@ Made by Treering from the weights of the models below, tensor by tensor:
 
     {formula}
 
-Each by a digest of its config and weights:
+Each by a digest of its config and of the sizes and ends of its files of weights:
 
 {chr(10).join(lines)}
 """
+
+
+def called(source: str) -> str:
+    """A model's folder without what it lies in, but for a run's: of those all are called model."""
+    return "/".join(Path(source).parts[-2 if Path(source).name == "model" else -1 :])
 
 
 def without_folders(value: Any) -> Any:

@@ -16,9 +16,9 @@ class Infinite:
     (arXiv 2403.08763, section 7; 2503.02844). `warmup`, `cooldown` and `anneal` are where these end
     or begin, as shares of the span.
 
-    With `span = "first"` later phases go on at the constant rate; it needs no total budget. What
-    is annealed is then a branch beside the run, `[anneal]`. `anneal` below 1 is one within the
-    span, for runs that end there: exponential, from there down to `floor` times the peak.
+    With `span = "first"`, its default, later phases go on at the constant rate; it needs no total
+    budget. What is annealed is then a branch beside the run, `[anneal]`. `anneal` below 1 is one
+    within the span, for runs that end there: exponential, down to `floor` times the peak.
 
     `shape` of the cooldown: "cosine", "rsqrt" of a `steepness`, or "linear". Not the "cosine-inf"
     of the paper's code, which is a repeated cosine.

@@ -1,0 +1,99 @@
+"""How tensors of several models become one: sums of differences, means, arcs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from treering.config import Invalid
+from treering.report.card import called
+
+Parent = tuple[str, float]  # a folder or hub id, and its weight
+
+
+class Rule(Protocol):
+    """How tensors of one name become one: float64, in the parents' order."""
+
+    def check(self, parents: Sequence[Parent]) -> None: ...
+
+    def formula(self, parents: Sequence[Parent]) -> str: ...
+
+    def __call__(
+        self, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+    ) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The first parent is the base, whose own weight is 1."""
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Anything goes."""
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The sum in words."""
+        base, *others = [(called(source), weight) for source, weight in parents]
+        terms = [f"{'-' if w < 0 else '+'} {abs(w):g} ({name} - {base[0]})" for name, w in others]
+        return " ".join([base[0], *terms])
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        total = tensors[0].clone()
+        for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+            total += weight * (tensor - tensors[0])
+        return total
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The weighted mean."""
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Raises Invalid for weights that are no weights."""
+        if len(parents) < 2 or any(weight < 0 for _, weight in parents):
+            raise Invalid(f"merge: {[w for _, w in parents]}: a mean is of two models or more, "
+                          "with weights that are not negative")  # fmt: skip
+        if not sum(weight for _, weight in parents) > 0:
+            raise Invalid("merge: the weights add up to 0")
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The mean in words."""
+        return "mean of " + " and ".join(f"{called(name)} ({w:g})" for name, w in parents)
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        total = torch.zeros_like(tensors[0])
+        for tensor, weight in zip(tensors, weights, strict=True):
+            total += weight / sum(weights) * tensor
+        return total
+
+
+@dataclass(frozen=True)
+class Slerp:
+    """`at` of the way from the first to the second: (sin((1 - t) a) A + sin(t a) B) / sin(a), a the
+    angle between them; of two that are nearly parallel the straight line."""
+
+    at: float
+
+    def check(self, parents: Sequence[Parent]) -> None:
+        """Raises Invalid for what is not two models, or has weights beside the way."""
+        if len(parents) != 2 or any(weight != 1 for _, weight in parents):
+            raise Invalid(f"--slerp {self.at}: takes two models without weights")
+        if not 0 <= self.at <= 1:
+            raise Invalid(f"--slerp {self.at}: must be in [0, 1]")
+
+    def formula(self, parents: Sequence[Parent]) -> str:
+        """The way in words."""
+        a, b = (called(source) for source, _ in parents)
+        return f"slerp from {a} to {b}, {self.at:g} of the way"
+
+    def __call__(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+        a, b = tensors
+        t, lengths = self.at, float(a.norm() * b.norm())
+        cosine = float((a * b).sum()) / lengths if lengths else 1.0
+        if abs(cosine) > 0.9995:
+            return torch.lerp(a, b, t)
+        angle = math.acos(cosine)
+        return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
