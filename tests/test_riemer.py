@@ -45,9 +45,10 @@ SGD = {"kind": "sgd", "decay": 0.0, "clip": 0.0, "rate": 0.1}
 
 
 @pytest.mark.parametrize(("s", "gamma"), [(2, 0.3), (3, 0.9), (1, 1.0)])
-def test_nested_reptile_is_riemers_algorithm_1(
+def test_nested_reptile_is_riemers_algorithm_1_over_s_examples(
     learner_of: LearnerOf, batches_of: BatchesOf, s: int, gamma: float
 ) -> None:
+    """The paper draws s batches of one example; the stream gives s examples."""
     beta = 0.4
     learner = learner_of(rows=1, **SGD)
     oracle, batches = Plain(learner, 0.1), batches_of(6, rows=3, replayed=2)

@@ -3,7 +3,8 @@
     anchor <- theta;  k times: inner update;  theta <- anchor + rate * (theta - anchor)
 
 With replay around it this is MER at scale (arXiv 2508.01908, Algorithm 2); nested, it is
-Riemer's MER (ICLR 2019, Algorithm 1); without replay it is Lookahead (Zhang 2019).
+Riemer's MER (ICLR 2019, Algorithm 1, whose s batches of one example are s examples here, as the
+stream repeats none); without replay it is Lookahead (Zhang 2019).
 """
 
 from __future__ import annotations
