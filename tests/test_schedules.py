@@ -179,6 +179,29 @@ def test_every_decay_falls_from_1_to_its_floor(
     assert fall(min(x, y), floor) >= fall(max(x, y), floor) - 1e-12
 
 
+@pytest.mark.parametrize("span", ["run", "phase", "first"])
+def test_a_warm_up_may_be_given_in_tokens(place: Path, span: str) -> None:
+    """Whatever the span's length: 640 tokens are 10 steps of 64, and 641 one more."""
+    recipe = config.load(place / "recipe.toml")
+    for kind in ("constant", "cosine", "linear", "wsd", "infinite"):
+        own = {"kind": kind, "peak": 1.0, "span": span, "warmup_tokens": 640}
+        rate = shelf.schedule(replace(recipe, schedule=own), (100, 70))
+        assert [rate(0), rate(4), rate(9)] == pytest.approx([0.1, 0.5, 1.0])
+        assert rate(100) == pytest.approx(0.1) or span != "phase"
+        more = shelf.schedule(replace(recipe, schedule=own | {"warmup_tokens": 641}), (100, 70))
+        assert [more(0), more(10)] == pytest.approx([1 / 11, 1.0])
+
+
+@pytest.mark.parametrize("wrong", [{"warmup_tokens": -1}, {"warmup_tokens": 640, "warmup": 0.1}])
+def test_a_warm_up_in_tokens_that_cannot_be_is_refused(
+    place: Path, wrong: dict[str, object]
+) -> None:
+    recipe = config.load(place / "recipe.toml")
+    own = {"kind": "cosine", "peak": 1.0} | wrong
+    with pytest.raises(Invalid, match=r"schedule.warmup_tokens = .*: tokens, in the place of"):
+        shelf.check(replace(recipe, schedule=own))
+
+
 @pytest.mark.parametrize("steps", [97, 100, 333])
 @pytest.mark.parametrize("shape", ["cosine", "rsqrt", "linear"])
 def test_no_schedule_jumps_where_its_parts_meet(shape: str, steps: int) -> None:

@@ -27,7 +27,7 @@ def check(recipe: Recipe) -> None:
     adapter.named(recipe)
     penalties(recipe)
     together.check(recipe)
-    schedule(recipe, (1,) * len(recipe.phases))
+    schedule(recipe, _about(recipe))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
     planner(recipe, (2**40,) * len(recipe.corpora))
 
@@ -74,7 +74,7 @@ def update(
     recipe: Recipe, table: Table, where: str = "update", steps: tuple[int, ...] = ()
 ) -> Update:
     """The update that a recipe's table names, with those inside it; steps: as in `schedule`."""
-    table, steps = dict(table), steps or (1,) * len(recipe.phases)
+    table, steps = dict(table), steps or _about(recipe)
     if "inner" in table:
         if not isinstance(table["inner"], dict):
             raise Invalid(f"{where}.inner = {table['inner']!r}: must be a table with a kind")
@@ -110,6 +110,7 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
     """The rate at each step of a run whose phases have so many steps."""
     table = dict(recipe.schedule)
     span = table.pop("span", "first" if table.get("kind") == "infinite" else "run")
+    tokens = table.pop("warmup_tokens", None)
     shape = construct(schedules.KINDS, table, "schedule")
     if span not in SPANS:
         raise Invalid(f"schedule.span = {span!r}{near(str(span), list(SPANS))}")
@@ -118,11 +119,24 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
             f"schedule.anneal = {table['anneal']}: with span = 'first' later phases would go on at "
             "the floor; leave it out, and give [anneal] tokens for an annealed branch"
         )
+    if tokens is not None and ("warmup" in table or not 0 <= tokens < 2**63):
+        raise Invalid(f"schedule.warmup_tokens = {tokens}: tokens, in the place of warmup, a share")
+
+    def over(n: int) -> Schedule:
+        warm = None if tokens is None else min(1.0, ceil(tokens / recipe.batch.tokens) / n)
+        found: Schedule = (shape if warm is None else replace(shape, warmup=warm)).over(n)
+        return found
+
     if span == "first":  # and what it comes to for ever after
-        rate = shape.over(steps[0])
+        rate = over(steps[0])
         return lambda step: rate(min(step, steps[0]))
     spans = (sum(steps),) if span == "run" else steps
-    return join([(shape.over(n), n) for n in spans])
+    return join([(over(n), n) for n in spans])
+
+
+def _about(recipe: Recipe) -> tuple[int, ...]:
+    """Steps of each phase, but for those that a budget beside them asks for."""
+    return tuple(ceil(phase.tokens / recipe.batch.tokens) for phase in recipe.phases)
 
 
 def annealed(recipe: Recipe, trunk: Schedule, begin: int, end: int) -> Schedule:

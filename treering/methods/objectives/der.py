@@ -3,8 +3,7 @@
 
 The paper keeps all logits; of a language model's the likeliest are kept, and what all others had
 together: KL(p || q) over K + 1 outcomes. Its gradient by the logits is softmax - target, where the
-others' target is shared as softmax shares it. No logits of a whole batch exist. DER++ is given two
-draws by the paper, one for each term; here one draw has both, at half the price.
+others' target is shared as softmax shares it. Where DER++ draws twice, one draw has both terms.
 
 Shape suffixes: N positions, D width, V vocabulary, K tokens that are kept.
 """
