@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
 from updating import BatchesOf, LearnerOf, learned, near, same, weights
 
 from treering.config import Invalid
-from treering.methods.updates import Descent, PerSample, Reptile
+from treering.methods.updates import Descent, Outer, PerSample, Reptile
 from treering.protocols import Metrics, Update
 
 
@@ -128,6 +129,25 @@ def test_the_weights_stand_as_they_are_in_mid_cycle(
     learned(plain, Descent(), batches)
     learned(reptile, Reptile(every=3, rate=0.5), batches)
     assert same(plain.params, reptile.params)
+
+
+@pytest.mark.parametrize("kind", ["reptile", "outer"])
+def test_moments_go_on_over_a_meta_update_or_begin_anew(
+    learner_of: LearnerOf, batches_of: BatchesOf, kind: str
+) -> None:
+    """Anew: as a learner that is made of the interpolated weights; on: as if it were not asked."""
+    batches = batches_of(6)
+    made = {"reptile": Reptile, "outer": partial(Outer, optimizer="sgd")}[kind]
+    plain, kept, anew, begun = (learner_of(clip=0.0) for _ in range(4))
+    learned(plain, Reptile(3, 0.5), batches[:4])
+    learned(kept, made(3, 0.5, reset_moments=False), batches[:4])
+    assert same(plain.params, kept.params)
+    learned(anew, made(3, 0.5, reset_moments=True), batches[:3])
+    assert all(not moment.any() for moment in anew.state()["optimizer.exp_avg_sq"])
+    begun.put(anew.params)
+    for learner in (anew, begun):
+        learned(learner, Descent(), batches[3:4])
+    assert same(anew.params, begun.params) and not same(anew.params, kept.params)
 
 
 def test_start_begins_the_update_at_its_phase(learner_of: LearnerOf, batches_of: BatchesOf) -> None:

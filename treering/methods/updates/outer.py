@@ -45,6 +45,7 @@ class Outer:
     anchor: str = "device"
     align: bool = False
     start: int = 0  # the phase's number; in a recipe its name
+    reset_moments: bool = False  # of the inner optimizer, after each outer step
 
     def __post_init__(self) -> None:
         if not callable(self.rate) and not 0 <= self.rate < float("inf"):
@@ -81,6 +82,8 @@ class Outer:
             weight.copy_(anchor - rate * self._direction(anchor - weight, moments, self._steps))
             for name, moment in zip(names, moments, strict=True):
                 state[name][i].copy_(moment)
+        if self.reset_moments:
+            learner.reset_optimizer()
         each = self._direction.flops if names else 3.0
         return each * sum(weight.numel() for weight in learner.params)
 

@@ -29,7 +29,8 @@ class Reptile:
     weights before the first of them, on the weights' device or, at the price of two copies per
     meta-update, on the host; it is taken anew each time, because an outer Reptile may have moved
     the weights since. `align` adds a meta-update at each phase's end. `start` names the phase with
-    which the update begins; until then it is its inner update.
+    which the update begins; until then it is its inner update. `reset_moments` has the inner
+    optimizer begin anew after each meta-update; by default it goes on, as in the paper's code.
 
     What is interpolated is `learner.params`, the fp32 weights that the optimizer owns: any other
     copy would be overwritten by the optimizer's next step. A rate of 1 is the inner update, bit
@@ -42,6 +43,7 @@ class Reptile:
     anchor: str = "device"
     align: bool = False
     start: int = 0  # the phase's number; in a recipe its name
+    reset_moments: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
@@ -64,6 +66,8 @@ class Reptile:
         """Interpolate in place, so that the optimizer goes on with the same tensors. FLOPs."""
         for weight, anchor in zip(learner.params, self._window.anchor(learner), strict=True):
             weight.copy_(torch.lerp(anchor.to(weight.device), weight, self.rate))
+        if self.reset_moments:
+            learner.reset_optimizer()
         return 3.0 * sum(weight.numel() for weight in learner.params)
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
