@@ -138,7 +138,7 @@ def test_quality_by_hand() -> None:
 
 def test_how_far_a_prediction_is_beyond_the_points() -> None:
     found, _ = fitted("dcpt")
-    inside = {"N": [1e6], "D": [1e7], "share": [0.3]}
+    inside = {"N": [1.006 * found.points["N"].max()], "D": [1e7], "share": [0.3]}
     assert found.beyond(inside) == {}
     beyond = found.beyond({"N": [3.2e6, 1e6], "D": [5e5, 1e7], "share": [0.3, 1.0]})
     largest = float(found.points["N"].max())

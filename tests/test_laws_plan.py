@@ -147,7 +147,11 @@ ASK = ["plan", "ask", "CSV", "--budget", "1e14", "--learn", "fr", "--keep", "en=
             lambda rows: [*rows[:3], [*rows[3][:4], "nan", "3"], *rows[4:]],
             "en = nan at point 3",
         ),
-        (FIT, lambda rows: [*rows[:3], [*rows[3][:4], "", "3"], *rows[4:]], "en is not a number"),
+        (
+            FIT,
+            lambda rows: [*rows[:3], [*rows[3][:4], "", "3"], *rows[4:]],
+            "en is not a number in line 5",
+        ),
         (FIT, lambda rows: [[r[0], "0", *r[2:]] for r in rows], "leave out points at D = 0"),
         (FIT, lambda rows: [[*r[:2], "1", *r[3:]] for r in rows], "replay = 1: a share"),
         (FIT, lambda rows: [], "no points"),

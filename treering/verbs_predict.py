@@ -117,7 +117,7 @@ def _cells(row: Row) -> list[str]:
 
 def _write(path: Path, rows: list[Row]) -> None:
     with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     print(path)

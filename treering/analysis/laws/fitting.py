@@ -24,6 +24,7 @@ from treering.analysis.laws.points import check, columns, scale, select, units
 from treering.config import Invalid
 
 DELTA = 1e-3  # where Huber's loss turns linear, in log loss
+NEAR = 1.01  # times the range of sizes and budgets is not beyond it
 GRID = 400  # combinations of starts that are tried
 SOLVED = 200  # points by which they are compared
 
@@ -96,7 +97,7 @@ class Fit:
             asked, known = np.asarray(points[name], np.float64), self.points[name]
             if name in self.form.scaled and known.min() > 0:
                 far = max(asked.max() / known.max(), known.min() / asked.min())
-                found |= {name: float(far)} if far > 1 + 1e-9 else {}
+                found |= {name: float(far)} if far > NEAR else {}
             else:
                 far = max(asked.max() - known.max(), known.min() - asked.min())
                 found |= {name: float(far)} if far > 1e-9 else {}

@@ -57,7 +57,7 @@ def table(given: Sequence[str], trained: Sequence[tuple[int, Run]]) -> dict[str,
 def write(points: Mapping[str, Array], path: Path) -> None:
     """A table as the CSV that it can be read from again."""
     with replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(points)
         writer.writerows(zip(*(column.tolist() for column in points.values()), strict=True))
 
@@ -106,11 +106,20 @@ def _of_csv(path: Path) -> dict[str, Array]:
             found[name] = [float(row[name]) for row in rows]
         except (TypeError, ValueError):
             if name not in ("run", "seed"):
-                raise Invalid(f"{path}: {name} is not a number in every line; leave the column "
-                              "out, or those lines") from None  # fmt: skip
+                line = next(i for i, row in enumerate(rows, 2) if not _is_number(row[name]))
+                raise Invalid(f"{path}: {name} is not a number in line {line} "
+                              f"({rows[line - 2][name]!r}); leave it out") from None  # fmt: skip
             words = sorted({row[name] for row in rows})
             found[name] = [float(words.index(row[name])) for row in rows]
     return columns(found)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def last_phase(run: Run) -> tuple[int, int]:
