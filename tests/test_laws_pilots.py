@@ -290,7 +290,27 @@ def test_a_loss_that_rises_is_doubted(slope: dict[str, float], new: bool, words:
     noise = np.random.default_rng(0).normal(0, 0.005, 60)
     points = point_of(3 * np.exp(sum(b * x[name] for name, b in slope.items()) + noise))
     said = doubts.of_losses(points, "fr", new=new)
+    said = [text for text in said if "shown to be better" not in text]
     assert len(said) == bool(words) and words in " ".join(said)
+
+
+@pytest.mark.parametrize(("slope", "flat"), [(-0.1, False), (0.0, True), (0.02, True)])
+@pytest.mark.parametrize("new", [False, True])
+def test_the_largest_pilots_that_gain_nothing_are_doubted(
+    slope: float, flat: bool, new: bool
+) -> None:
+    """Up to 8e5 the loss falls, from there on by so much with log N; luck of 0.5% a run."""
+    draw = np.random.default_rng(1)
+    points = point_of(np.full(60, 3.0))
+    small, large = np.minimum(points["N"], 8e5), np.maximum(points["N"], 8e5)
+    luck = np.repeat(draw.normal(0, 0.005, 12), 5)
+    bent = -0.1 * np.log(small) + slope * np.log(large) - 0.1 * points["share"] + luck
+    points["loss"] = 30 * np.exp(bent - 0.02 * np.log(points["D"]))
+    said = [t for t in doubts.of_losses(points, "fr", new=new) if "not shown to be better" in t]
+    assert len(said) == flat
+    assert not flat or "N = 1.6e+06 is not shown to be better than 8e+05" in said[0]
+    shorter = points | {"D": points["D"] * np.where(points["N"] > 1e6, 2, 1)}
+    assert not [t for t in doubts.of_losses(shorter, "fr", new=new) if "shown to be" in t]
 
 
 def test_noise_is_seldom_doubted_and_never_refused() -> None:

@@ -19,7 +19,6 @@ from treering.analysis.laws.form import Array
 from treering.analysis.laws.manner import Manner, manner
 from treering.atomic import replacing
 from treering.config import Invalid, Recipe
-from treering.report import planning
 from treering.shapes import shape
 from treering.verbs_laws import law_of, named, show_held_out
 from treering.verbs_pilots import free, shares_of, vocabulary, warn_of_memory
@@ -57,7 +56,7 @@ def predict(options: argparse.Namespace) -> int:
         show_held_out(tried, console, corpus)
         at = {"N": np.full(len(shares), size), "D": tokens, "share": 1 - replay if new else replay}
         rows += _rows(corpus, laws, at, replay)
-        told += planning.against(corpus, laws, at, tried)
+        told += doubts.of_law(corpus, laws, at, tried)
     shown = RichTable("loss of", "N", "D", "replay", "expected", "95% of the law", "95% of a run")
     for row in rows:
         shown.add_row(*_cells(row))

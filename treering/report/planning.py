@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from treering.analysis.laws import doubts
 from treering.analysis.laws.answers import FLOPS, Answer, Budget
 from treering.analysis.laws.before import Before
 from treering.analysis.laws.bootstrap import Resampled
@@ -99,7 +99,7 @@ def warnings(found: Planned) -> list[str]:
     if found.size.outside:
         said.append(f"{found.size.outside:.0%} of resamples find no choice within the limit")
     for name, law, place in found.laws():
-        said += against(name, law, place, found.held[name])
+        said += doubts.of_law(name, law, place, found.held[name])
     for kept in (kept for kept in found.kept if kept.before.is_beyond(size)):
         low, high = kept.before.sizes[[0, -1]]
         said.append(f"extrapolated: {kept.corpus}'s loss before, {kept.before.at(size):.4f}, "
@@ -107,18 +107,6 @@ def warnings(found: Planned) -> list[str]:
     if len(found.choices.sizes) > 1 and size in (found.size.low, found.size.high):
         said.append("N has no interval beyond its grid; with --size one size is asked for")
     return said
-
-
-def against(
-    name: str, law: Resampled, place: Mapping[str, ArrayLike], tried: Sequence[Judged]
-) -> Iterator[str]:
-    """What speaks against a corpus's law at a place: how far that is from pilots, a better law."""
-    for column, far in law.fit.beyond(place).items():
-        how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
-        yield f"extrapolated: {column} is {how} beyond the pilots of {name}"
-    best = tried[0].fit.form if tried else law.fit.form
-    if best is not law.fit.form:
-        yield f"{name}: {best.name} is nearer to what was held out than {law.fit.form.name}"
 
 
 def page(found: Planned) -> str:

@@ -1,13 +1,16 @@
-"""What speaks against taking the points of pilots at their word, each in a sentence."""
+"""What speaks against taking pilots, and laws of them, at their word, each in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from treering.analysis.laws.bootstrap import Resampled
 from treering.analysis.laws.form import Array
+from treering.analysis.laws.holdout import Judged
 from treering.analysis.laws.pilots import Run
 from treering.analysis.matrix import header_of
 
@@ -44,7 +47,7 @@ def of_points(table: Mapping[str, Array], points: Mapping[str, Array]) -> list[s
 
 def of_losses(points: Mapping[str, Array], corpus: str, *, new: bool) -> list[str]:
     """Where a corpus's loss rises with what every law has it fall with: its share, N, and of a new
-    corpus D. An old one's may well rise with D."""
+    corpus D. An old one's may well rise with D. And where the largest pilots gain nothing."""
     steep, other, said = slopes(points), "replayed" if new else "new", []
     if steep.get("share", 0.0) > 0:
         said.append(f"{corpus}: its loss rises with its share of training, at equal N and D; is it "
@@ -53,7 +56,44 @@ def of_losses(points: Mapping[str, Array], corpus: str, *, new: bool) -> list[st
         if steep.get(name, 0.0) > 0:
             said.append(f"{corpus}: its loss rises with {name}, at equal {others}, and no law here "
                         "does; did pilots diverge, or repeat their text too often?")  # fmt: skip
-    return said
+    return said + _of_the_largest(points, corpus)
+
+
+def _of_the_largest(points: Mapping[str, Array], corpus: str) -> list[str]:
+    """Whether the largest size is better than the next, at equal D, share and seed: Student's t
+    over its runs, one-sided, 95%. Laws have a loss fall with N for ever."""
+    sizes = np.unique(points["N"])
+    names = [name for name in ("D", "share", "seed") if name in points]
+    keys = [tuple(row) for row in np.stack([points[name] for name in names], 1).tolist()]
+    loss = {(n, key): x for n, key, x in zip(points["N"], keys, points["loss"], strict=True)}
+    gains: dict[float, list[float]] = {}
+    for n, key, run in zip(points["N"], keys, points["run"], strict=True):
+        if n == sizes[-1] and len(sizes) > 1 and (sizes[-2], key) in loss:
+            gains.setdefault(run, []).append(np.log(loss[n, key] / loss[sizes[-2], key]))
+    mean = np.array([np.mean(each) for each in gains.values()])
+    if len(mean) < 3:
+        return []
+    error = mean.std(ddof=1) / np.sqrt(len(mean))
+    if mean.mean() + stdtrit(len(mean) - 1, 0.95) * error < 0:
+        return []
+    return [f"{corpus}: N = {sizes[-1]:.3g} is not shown to be better than {sizes[-2]:.3g} "
+            f"({mean.mean():+.1%}): does the rate suit each size? Beyond them the loss may rise, "
+            "and no law here does"]  # fmt: skip
+
+
+def of_law(
+    name: str, law: Resampled, place: Mapping[str, ArrayLike], tried: Sequence[Judged]
+) -> Iterator[str]:
+    """How far a place is from what the law of a corpus was fitted to, what of the law is not
+    identified, and a better law."""
+    for column, far in law.fit.beyond(place).items():
+        how = f"{far:.1f} times" if column in ("N", "D") else f"by {far:.3f}"
+        yield f"extrapolated: {column} is {how} beyond the pilots of {name}"
+    if law.fit.at_bounds:
+        yield f"{name}: at their bounds, so not identified: {', '.join(law.fit.at_bounds)}"
+    best = tried[0].fit.form if tried else law.fit.form
+    if best is not law.fit.form:
+        yield f"{name}: {best.name} is nearer to what was held out than {law.fit.form.name}"
 
 
 def slopes(points: Mapping[str, Array]) -> dict[str, float]:
