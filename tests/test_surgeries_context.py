@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from test_model import GATED, KINDS
 from test_surgeries_depth import MORE, ORIGIN, logits, made
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from treering.config import Invalid
 from treering.methods.surgeries import Context
@@ -56,6 +57,29 @@ def test_the_frequencies_are_those_of_the_papers() -> None:
         for name, tensor in tensors(before).items():
             if "inv_freq" not in name:
                 assert torch.equal(tensors(after)[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "surgery",
+    [Context(256, theta=5e5), Context(256, scaling="linear"), Context(256, scaling="yarn")],
+    ids=["abf", "linear", "yarn"],
+)
+def test_frequencies_are_as_made_when_the_model_is_opened_again(
+    surgery: Context, tmp_path: Path
+) -> None:
+    after = surgery(made(LlamaConfig(**WIDE)), ORIGIN)
+    after.save_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(frequencies(opened), frequencies(after))
+    assert torch.equal(logits(opened), logits(after))
+
+
+def test_another_base_leaves_the_first_position_alone() -> None:
+    """Nothing is turned there; everything after it is, against what it attends to."""
+    before = made(LlamaConfig(**WIDE))
+    was, found = logits(before), logits(Context(256, theta=5e5)(before, ORIGIN))
+    assert torch.equal(found[:, 0], was[:, 0])
+    assert not torch.equal(found[:, -1], was[:, -1])
 
 
 def test_a_length_alone_changes_no_logit() -> None:
