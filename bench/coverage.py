@@ -24,8 +24,6 @@ from synthetic import NOISE, TRUTHS, noisy, truth
 from treering.analysis.laws.bootstrap import bootstrap
 from treering.analysis.laws.fitting import Search, fit
 
-KINDS = ("dcpt", "forgetting", "replay", "chinchilla", "mixing-exponential", "power",
-         "replay-share", "cmr-ratio")  # fmt: skip
 BY_RUN = ("dcpt", "forgetting", "replay")  # of several sizes and shares: enough runs
 
 
@@ -63,7 +61,7 @@ def covered(kind: str, by_run: bool, options: argparse.Namespace) -> tuple[float
 
 def main() -> None:
     options = asked()
-    kinds = options.kinds or KINDS
+    kinds = options.kinds or list(TRUTHS)
     jobs = [(kind, by) for kind in kinds for by in ((False, True) if kind in BY_RUN else (False,))]
     figures: dict[str, object] = {"sets": options.sets, "resamples": options.resamples}
     with ProcessPoolExecutor(os.cpu_count()) as pool:

@@ -64,6 +64,17 @@ def test_the_fit_is_a_minimum() -> None:
     assert more.cost == pytest.approx(found.cost, rel=1e-4)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_coefficient_that_fell_to_nothing_is_found_again(seed: int) -> None:
+    """Of its logarithm a descent has no slope there: the law that made the points would fit
+    better than what was found."""
+    form, points, law = truth("dcpt-cross")
+    found = fit(form, points | {"loss": noisy(form, law, seed)})
+    problem, goal = found.problem, found.problem.goal(found.points["loss"])
+    true = problem.inward(np.array(TRUTHS["dcpt-cross"][1]))
+    assert found.cost < problem.system(true[None], found.weights[None], goal[None])[0][0]
+
+
 def test_an_outlier_hardly_moves_a_law() -> None:
     form, points, law = truth("chinchilla")
     loss = noisy(form, law, 0)

@@ -155,6 +155,9 @@ def fit(
     best = u[np.argsort(cost, kind="stable")[: search.starts]]
     best = np.stack([_quasi_newton(problem, start, weight, goal) for start in best])
     u, cost = descend(problem, best, weight, goal, sweeps=200, near=1e-9)
+    freed = np.stack([_freed(problem, each, table[target], weight) for each in u])
+    again, lower = descend(problem, freed, weight, goal, sweeps=200, near=1e-9)
+    u, cost = np.where((lower < cost)[:, None], again, u), np.minimum(lower, cost)
     chosen = int(np.argmin(cost))
     parameters = problem.outward(u[chosen])
     return Fit(form, parameters, table, target, of, search.delta, weight, float(cost[chosen]))
@@ -179,6 +182,17 @@ def _quasi_newton(problem: Problem, u: Array, weights: Array, goal: Array) -> Ar
     options = {"maxiter": 300, "maxfun": 400, "ftol": 1e-12, "gtol": 1e-9}
     found = minimize(cost, u, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return np.clip(np.asarray(found.x, np.float64), problem.low, problem.high)
+
+
+def _freed(problem: Problem, u: Array, target: Array, weights: Array) -> Array:
+    """A fit with its coefficients solved for once more: one that fell to nearly 0 has no slope by
+    its logarithm any longer, and would stay there."""
+    form, values = problem.form, problem.outward(u)
+    linear = {name for name, _ in form.terms}
+    at = {n: float(v) for n, v in zip(form.names, values, strict=True) if n not in linear}
+    relative = np.sqrt(weights) / (target if form.logarithmic else problem.spread)
+    solved, _ = _solved(form, problem.points, target, relative, at)
+    return problem.inward(solved)
 
 
 def _starts(problem: Problem, target: Array, weights: Array, seed: int) -> Array:
