@@ -108,3 +108,23 @@ def test_the_precision_is_named_as_the_records_name_it(place: Path) -> None:
 def test_a_mesh_that_does_not_fit_is_refused(place: Path) -> None:
     with pytest.raises(Invalid, match="needs 8 processes, there are 2"):
         described(place, 2, *SEVEN)
+
+
+@pytest.mark.parametrize(("kind", "many"), [("agem", 1), ("gem", 3)])
+def test_gradients_that_are_compared_with_are_held_and_not_saved(
+    place: Path, kind: str, many: int
+) -> None:
+    plain, said = (
+        described(place, 1, f"update={{kind='{each}'}}", "replay.share=0.25")
+        for each in ("descent", kind)
+    )
+    assert said.held["reference gradients"] == many * plain.held["gradients"]
+    assert said.staged == plain.staged and said.peak > plain.peak
+
+
+def test_a_teacher_is_as_large_as_the_model_whatever_of_it_is_trained(place: Path) -> None:
+    taught = "objective.teacher.weight=1.0"
+    frozen = "optimizer.groups=[{match='layers', last=0, rate=0.0}]"
+    every, some = (described(place, 1, taught, *more) for more in ((), (frozen,)))
+    assert some.held["weights"] < every.held["weights"]
+    assert some.held["teacher"] == every.held["teacher"]

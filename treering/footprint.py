@@ -97,7 +97,7 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         parameters=parameters,
         flops_per_token=flops_per_token,
         precision=name(recipe.compute.precision, dtype),
-        held={"gradients": gradients, **held},
+        held={"gradients": gradients, **_references(recipe, gradients), **held},
         gathered=gathered(*largest, width, activations) if shard > 1 else 0,
         activations=activations,
         staged=sum(held.values()),
@@ -119,11 +119,14 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     if recipe.objective.teacher.weight:  # taken to be as large as the model
         every = call.root.parameters()
         kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in every]
-    kinds = [*adapter.kinds(recipe.update)]
-    many = len(recipe.corpora) if "gem" in kinds else int("agem" in kinds)
-    if many:  # at the most, a gradient for each corpus
-        kept["reference gradients"] = [*learner.params] * many
     return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+
+
+def _references(recipe: Recipe, gradients: int) -> dict[str, int]:
+    """Bytes of the gradients that A-GEM and GEM compare with, at most one for each corpus."""
+    kinds = {*adapter.kinds(recipe.update)}
+    many = len(recipe.corpora) if "gem" in kinds else int("agem" in kinds)
+    return {"reference gradients": many * gradients} if many else {}
 
 
 def _recorded(recipe: Recipe, vocabulary: int) -> int:
