@@ -28,6 +28,11 @@ def plan_verbs(known: Any) -> None:
     pilots.add_argument("--data", metavar="FOLDER", help="the recipe's files are relative to it")
     pilots.add_argument("--shares", metavar="X,X,X", help="of replay; 0,0.02,0.05,0.15,0.4")
     pilots.set_defaults(verb=verbs_pilots.pilots)
+    _of_laws(verbs_of)
+
+
+def _of_laws(verbs_of: Any) -> None:
+    """Adds fit, predict and ask."""
     fit = verbs_of.add_parser("fit", help="a law, its intervals, its error on what was held out")
     by_replay, by_rest = "its loss, by the replay share", "its loss, by what replay leaves"
     which = fit.add_mutually_exclusive_group(required=True)
