@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import math
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from recorded import cut, run
 from rich.console import Console
 
 from treering.analysis.compare import compare, is_finished
-from treering.analysis.intervals import difference, estimate
 from treering.analysis.runs import Arm, arms, branched
 from treering.config import Invalid
 from treering.report.comparison import markdown, show
@@ -35,163 +30,6 @@ def two(retained: float, learned: float, **more: Any) -> Any:
 
 def near(*values: float) -> Any:
     return pytest.approx(values if len(values) > 1 else values[0], abs=1e-9)
-
-
-# -- a mean and its intervals --------------------------------------------------------------------
-
-# Two-sided 95% quantiles of Student's t, from the tables that are printed everywhere.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 8: 2.365, 10: 2.262}
-
-
-def test_three_seeds_by_hand() -> None:
-    found = estimate({0: 1.0, 1: 2.0, 2: 3.0})
-    half = 4.303 * 1 / math.sqrt(3)
-    assert found.mean == 2.0 and found.n == 3 and found.values == {0: 1.0, 1: 2.0, 2: 3.0}
-    assert found.t == pytest.approx((2 - half, 2 + half), abs=1e-3)
-
-
-@pytest.mark.parametrize("n", STUDENT)
-def test_the_interval_is_students(n: int) -> None:
-    values = [float(i * i) for i in range(n)]
-    mean = fmean(values)
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    found = estimate(dict(enumerate(values)))
-    assert found.t is not None
-    assert (found.t[1] - found.t[0]) / 2 == pytest.approx(STUDENT[n] * spread / math.sqrt(n), 1e-3)
-    assert sum(found.t) / 2 == near(mean)
-
-
-def percentile(ordered: list[float], share: float) -> float:
-    """Linear between the two values around it."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-@given(st.lists(st.floats(-10, 10).map(lambda x: round(x, 3)), min_size=2, max_size=5))
-def test_the_bootstrap_of_few_seeds_takes_every_resample(values: list[float]) -> None:
-    means = sorted(fmean(some) for some in itertools.product(values, repeat=len(values)))
-    found = estimate(dict(enumerate(values)))
-    assert found.bootstrap == near(percentile(means, 0.025), percentile(means, 0.975))
-
-
-def test_the_bootstrap_of_many_seeds_is_drawn_and_always_the_same() -> None:
-    values = {seed: math.sin(seed) for seed in range(20)}
-    found = estimate(values)
-    assert found == estimate(values)
-    assert found.t is not None and found.bootstrap is not None
-    mean, spread = found.mean, math.sqrt(fmean((v - found.mean) ** 2 for v in values.values()))
-    half = 1.96 * spread / math.sqrt(20)
-    assert found.bootstrap == pytest.approx((mean - half, mean + half), abs=0.1 * half)
-    assert found.t[0] < found.bootstrap[0] < found.bootstrap[1] < found.t[1]
-
-
-def test_of_one_seed_or_none_there_is_no_interval() -> None:
-    one = estimate({7: 2.5})
-    assert (one.mean, one.n, one.t, one.bootstrap) == (2.5, 1, None, None)
-    none = estimate({})
-    assert math.isnan(none.mean) and none.n == 0 and none.t is None
-
-
-def test_what_is_not_finite_is_left_out_of_a_mean() -> None:
-    found = estimate({0: 1.0, 1: math.nan, 2: 3.0, 3: math.inf})
-    assert found.mean == 2.0 and found.n == 2 and list(found.values) == [0, 2]
-
-
-# -- paired differences --------------------------------------------------------------------------
-
-
-def test_differences_are_taken_seed_by_seed() -> None:
-    """The arms overlap widely, the seeds agree: unpaired nothing would be shown."""
-    arm, baseline = {0: 1.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 6.1, 2: 9.9}
-    found = difference(arm, baseline)
-    assert found["values"] == {0: near(-1.0), 1: near(-1.1), 2: near(-0.9)}
-    half = 4.303 * 0.1 / math.sqrt(3)
-    assert found["mean"] == near(-1.0) and found["n"] == 3
-    assert found["t"] == pytest.approx((-1 - half, -1 + half), abs=1e-4)
-    assert found["verdict"] == "lower" and found["lower"] == 3
-    assert difference(baseline, arm)["verdict"] == "higher"
-    assert difference(baseline, arm)["lower"] == 0
-
-
-def test_an_interval_that_holds_0_shows_nothing() -> None:
-    found = difference({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 2.5, 2: 0.9})
-    assert found["lower"] == 2 and found["verdict"] == "not shown"
-    same = difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
-    assert same["t"] == (0.0, 0.0) and same["verdict"] == "not shown" and same["lower"] == 0
-
-
-def test_only_seeds_of_both_arms_are_paired() -> None:
-    found = difference({0: 1.0, 2: 4.0, 5: 7.0}, {0: 2.0, 1: 9.0, 2: 6.0})
-    assert found["values"] == {0: -1.0, 2: -2.0}
-    one = difference({0: 1.0, 3: 1.0}, {0: 2.0, 1: 1.0})
-    assert one["verdict"] == "one seed" and one["mean"] == -1.0 and one["t"] is None
-    none = difference({0: 1.0}, {1: 1.0})
-    assert none["verdict"] == "none" and none["n"] == 0 and math.isnan(none["mean"])
-    diverged = difference({0: math.nan, 1: 1.0}, {0: 1.0, 1: 2.0})
-    assert diverged["verdict"] == "one seed"
-
-
-# -- runs to arms --------------------------------------------------------------------------------
-
-
-def names(*runs: tuple[str, Any]) -> dict[str, list[int]]:
-    return {arm.name: sorted(arm.runs) for arm in arms(runs)}
-
-
-def test_runs_that_differ_by_their_seed_alone_are_one_arm() -> None:
-    found = arms(
-        [(f"mer-seed{s}", two(4, 2, seed=s, method="reptile")) for s in (3, 1)]
-        + [("plain-seed1", two(5, 2, seed=1))]
-    )
-    assert [(arm.name, list(arm.runs), arm.branch) for arm in found] == [
-        ("mer", [3, 1], None),
-        ("plain", [1], None),
-    ]
-
-
-def test_the_order_of_a_recipes_keys_makes_no_other_arm() -> None:
-    first, second = two(4, 2, seed=0), two(4, 2, seed=1)
-    second[0]["identity"] = dict(reversed(list(second[0]["identity"].items())))
-    second[0]["identity"]["replay"] = dict(reversed(list(second[0]["identity"]["replay"].items())))
-    assert names(("a-0", first), ("a-1", second)) == {"a": [0, 1]}
-
-
-def test_a_name_loses_its_seed_and_nothing_else() -> None:
-    def alone(name: str, seed: int) -> str:
-        return next(iter(names((name, two(4, 2, seed=seed)))))
-
-    assert alone("mer-seed0", 0) == "mer" and alone("mer_seed=12", 12) == "mer"
-    assert alone("mer-s3", 3) == "mer" and alone("seed0", 0) == "seed0"
-    assert alone("replay-50", 0) == "replay-50" and alone("replay-2", 2) == "replay-2"
-    assert alone("mer-seed10", 0) == "mer-seed10" and alone("runs3", 3) == "runs3"
-    several = [(f"replay-2-{seed}", two(4, 2, seed=seed)) for seed in (0, 2)]
-    assert names(*several) == {"replay-2": [0, 2]}
-    given = [("replay-2", two(4, 2, seed=seed)) for seed in (0, 1, 2)]  # as in ARM=RUN
-    assert names(*given) == {"replay-2": [0, 1, 2]}
-
-
-def test_arms_of_the_same_name_are_numbered_and_none_is_lost() -> None:
-    methods = enumerate(["reptile", "descent", "average", "per_sample"])
-    folders = ["run", "run", "run (2)", "run"]
-    found = names(*((folders[i], two(4, 2, method=method)) for i, method in methods))
-    assert len(found) == 4 and next(iter(found)) == "run"
-
-
-def test_the_same_run_twice_is_refused_with_both_names() -> None:
-    with pytest.raises(Invalid, match="^b-0: .* seed 0 are those of a-seed0; name one"):
-        arms([("a-seed0", two(4, 2)), ("a-seed1", two(4, 2, seed=1)), ("b-0", two(5, 2))])
-
-
-def test_digests_of_the_text_make_another_arm_and_folders_do_not() -> None:
-    first, second, third = (two(4, 2, seed=seed) for seed in range(3))
-    second[0]["recipe"]["corpora"]["t1"]["train"] = "elsewhere/t1.txt"
-    third[0]["identity"]["corpora"]["t1"]["train"] = "another digest"
-    assert names(("a-0", first), ("a-1", second), ("b-2", third)) == {"a": [0, 1], "b-2": [2]}
-
-
-# -- the comparison ------------------------------------------------------------------------------
 
 
 def arm(name: str, ends: dict[int, tuple[float, float]], **more: Any) -> Arm:
@@ -310,6 +148,17 @@ def test_the_metric_can_be_bits_per_byte() -> None:
     assert table["metric"] == "bits_per_byte"
     for view in ("end", "equal_tokens", "equal_flops"):
         assert table[view]["arms"]["plain"]["forgetting"]["mean"] == near(1.05)
+
+
+def test_losses_over_other_tokens_are_noted_and_bits_are_not() -> None:
+    apart = arm("other words", {0: (5.0, 2.0), 1: (5.2, 2.1)})
+    arms_ = [plain(), apart]
+    assert not [n for n in compare(arms_)["notes"] if "tokenizers" in n]
+    for records in apart.runs.values():
+        records[0]["identity"]["tokenizer"] = "another digest"
+    noted = [n for n in compare(arms_)["notes"] if "tokenizers differ" in n]
+    assert len(noted) == 1 and "--metric bits_per_byte" in noted[0]
+    assert not [n for n in compare(arms_, metric="bits_per_byte")["notes"] if "tokenizers" in n]
 
 
 def test_of_one_seed_nothing_is_concluded_and_the_table_says_so() -> None:

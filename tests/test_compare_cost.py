@@ -7,9 +7,9 @@ import json
 import math
 from typing import Any
 
-import pytest
 from recorded import cut, run
 from rich.console import Console
+from test_compare import BASE, near, two
 
 from treering.analysis import cells
 from treering.analysis.compare import compare, is_finished
@@ -17,14 +17,6 @@ from treering.analysis.curves import end, matrix_at, spent
 from treering.analysis.matrix import lent, matrix
 from treering.analysis.runs import Arm, branched
 from treering.report.comparison import markdown, show
-
-TWO = (("t1",), ("t2",))
-BASE = [8.0, 8.0]
-
-
-def two(retained: float, learned: float, **more: Any) -> Any:
-    """A run of two phases that learned t1 to 3 and ended so."""
-    return run([BASE, [3.0, 6.0], [retained, learned]], mixtures=TWO, **more)
 
 
 def annealed(found: Any, ends: dict[int, list[float | None]], beyond: int = 500) -> Any:
@@ -37,10 +29,6 @@ def annealed(found: Any, ends: dict[int, list[float | None]], beyond: int = 500)
         for j, loss in enumerate(row)
     ]  # fmt: skip
     return [*found[:-1], *more, found[-1]]
-
-
-def near(*values: float) -> Any:
-    return pytest.approx(values if len(values) > 1 else values[0], abs=1e-9)
 
 
 def shown(found: Any) -> str:

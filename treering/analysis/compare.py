@@ -49,12 +49,14 @@ def compare(
         "baseline": first,
         "metric": metric,
         "corpora": list(corpora),
-        "notes": notes
-        + more
-        + _missing(kept, metric)
-        + _unpaired(kept, against)
-        + _aside(stands)
-        + _cut_otherwise(kept, metric),
+        "notes": [
+            *notes,
+            *more,
+            *_missing(kept, metric),
+            *_unpaired(kept, against),
+            *_aside(stands),
+            *_cut_otherwise(kept, metric),
+        ],
         "arms": {arm.name: _costs(arm) for arm in kept},
         "end": judged(kept, against, partial(matrix, metric=metric)),
     }
