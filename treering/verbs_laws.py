@@ -44,9 +44,11 @@ def law_of(
         raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
     names = NEW if new else OLD
     among = [KINDS[name] for name in names]
-    tried = judged(points, among if given is None or given in among else [given, *among])
-    form = given or (tried[0].fit.form if tried else among[0])
-    return bootstrap(fitted(form, points), resamples, by="run"), tried
+    with Console(stderr=True).status(f"judging {len(among)} laws on what is held out") as shown:
+        tried = judged(points, among if given is None or given in among else [given, *among])
+        form = given or (tried[0].fit.form if tried else among[0])
+        shown.update(f"fitting {form.name} to {resamples:,} resamples")
+        return bootstrap(fitted(form, points), resamples, by="run"), tried
 
 
 def judged(points: Mapping[str, Array], forms: Sequence[Form]) -> list[Judged]:
