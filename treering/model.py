@@ -63,13 +63,13 @@ class Root(nn.Module):
 class Teacher(nn.Module):
     """A model that is asked and never trained: it lies in the root beside the one that learns, is
     spread and compiled with it, and is none of its parameters. `flops` of a token that is taught:
-    the teacher's forward pass, and the head of the one that learns once more."""
+    the forward pass."""
 
     def __init__(self, model: PreTrainedModel, flops_per_token: float) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.eval()
-        self.flops = flops_per_token / 3 + 6.0 * size(model) * shape(model)[1]
+        self.flops = flops_per_token / 3
 
     def forward(
         self, given: dict[str, Any], whole: bool = False

@@ -15,7 +15,7 @@ from treering.forward import Forward, precision
 from treering.forward import forward as callable_as
 from treering.mesh import Mesh, device
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
-from treering.methods.objectives.divergence import linear_divergence
+from treering.methods.objectives.divergence import linear_distillation
 from treering.methods.objectives.next_token import NextToken
 from treering.weights import read, stored
 
@@ -54,7 +54,7 @@ def forward(
             root.objective = replace(
                 chunked,
                 chunked=torch.compile(linear_cross_entropy, dynamic=False),
-                divergence=torch.compile(linear_divergence, dynamic=False),
+                distilled=torch.compile(linear_distillation, dynamic=False),
             )
     check_attention(call, whole)
     return call

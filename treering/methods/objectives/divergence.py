@@ -1,5 +1,6 @@
-"""Divergence from a teacher's predictions, chunk by chunk: as in cross_entropy.py, no logits of a
-whole batch exist, neither the teacher's nor the model's.
+"""Divergence from a teacher's predictions beside the cross-entropy, chunk by chunk: as in
+cross_entropy.py, no logits of a whole batch exist, neither the teacher's nor the model's, and the
+model's are made once for both.
 
     T^2 * KL(p || q),  p = softmax(teacher's logits / T),  q = softmax(logits / T)
 
@@ -14,29 +15,60 @@ from typing import Any
 
 import torch
 
-from treering.methods.objectives.chunks import add_product, cast, chunks
+from treering.methods.objectives.chunks import add_product, cast, chunks, losses_of
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-def linear_divergence(
+def linear_distillation(
     hidden_ND: torch.Tensor,
     head_VD: torch.Tensor,
-    known_ND: torch.Tensor,
-    their_head_VD: torch.Tensor,
-    counts_N: torch.Tensor,
+    targets_N: torch.Tensor,
+    counts_2N: torch.Tensor,
+    known: Pair,
     temperature: float,
-) -> torch.Tensor:
-    """Sum of counts * divergences, float32[]; `known_ND` are the teacher's hidden states, which may
+    z: float = 0.0,
+) -> Pair:
+    """(sum of counts[0] * (losses + z * logsumexp^2) + counts[1] * divergences, float32[]; losses
+    in nats, float32[N], without gradient). `known`: the teacher's hidden states and head, which may
     have another width."""
-    total: torch.Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, known_ND, their_head_VD, counts_N, temperature
-    )
-    return total
+    args = hidden_ND, head_VD, targets_N, counts_2N, *known, temperature, z
+    found: Pair = _Chunked.apply(*args)  # type: ignore[no-untyped-call]
+    return found
 
 
-def divergences(logits: torch.Tensor, theirs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Of each position, float32[N], from whole logits float32[N, V]."""
-    ours, theirs = (logits / temperature).log_softmax(1), (theirs / temperature).log_softmax(1)
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(1)
+def by_logits(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    counts_2N: torch.Tensor,
+    theirs_NV: torch.Tensor,
+    temperature: float,
+    z: float = 0.0,
+) -> Pair:
+    """The same from whole logits, for models whose logits are not hidden states times head."""
+    losses, normalizers = losses_of(logits_NV, targets_N)
+    ours = (logits_NV.float() / temperature).log_softmax(1)
+    theirs = (theirs_NV.float() / temperature).log_softmax(1)
+    divergences = temperature**2 * (theirs.exp() * (theirs - ours)).sum(1)
+    total = (counts_2N[0] * (losses + z * normalizers**2)).sum()
+    return total + (counts_2N[1] * divergences).sum(), losses.detach()
+
+
+def _slope(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor,
+    theirs: torch.Tensor,
+    temperature: float,
+    z: float,
+) -> torch.Tensor:
+    """The gradient of `by_logits`' sum by the logits."""
+    normalizers = logits.logsumexp(1, keepdim=True)
+    chances = (logits - normalizers).exp() * (1 + 2 * z * normalizers)
+    is_target = (torch.arange(logits.shape[1], device=logits.device) == targets[:, None]).float()
+    apart = (logits / temperature).softmax(1) - (theirs / temperature).softmax(1)
+    slope: torch.Tensor = counts[0][:, None] * (chances - is_target)
+    return slope + temperature * counts[1][:, None] * apart
 
 
 class _Chunked(torch.autograd.Function):
@@ -45,36 +77,40 @@ class _Chunked(torch.autograd.Function):
         ctx: Any,
         hidden_ND: torch.Tensor,
         head_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        counts_2N: torch.Tensor,
         known_ND: torch.Tensor,
         their_head_VD: torch.Tensor,
-        counts_N: torch.Tensor,
         temperature: float,
-    ) -> torch.Tensor:
+        z: float,
+    ) -> Pair:
         kinds = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD, known_ND, their_head_VD = cast(
             hidden_ND, head_VD, known_ND, their_head_VD
         )
-        found, to_hidden = [], []
+        totals, every, to_hidden = [], [], []
         trained = ctx.needs_input_grad[1]
         shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
         to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(hidden_ND, head_VD):
-                logits = (hidden_ND[rows] @ head_VD.t()).float() / temperature
-                theirs = (known_ND[rows] @ their_head_VD.t()).float() / temperature
-                ours, theirs = logits.log_softmax(1), theirs.log_softmax(1)
-                chances = theirs.exp()
-                found.append((chances * (theirs - ours)).sum(1))
-                slope = temperature * (ours.exp() - chances) * counts_N[rows, None]
-                slope = slope.to(head_VD.dtype)
+                logits = (hidden_ND[rows] @ head_VD.t()).float()
+                theirs = (known_ND[rows] @ their_head_VD.t()).float()
+                asked = logits, targets_N[rows], counts_2N[:, rows], theirs, temperature, z
+                total, losses = by_logits(*asked)
+                totals.append(total)
+                every.append(losses)
+                slope = _slope(*asked).to(head_VD.dtype)
                 to_hidden.append(slope @ head_VD)
                 if trained:
                     add_product(to_head, slope, hidden_ND[rows])
+        losses = torch.cat(every)
         ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
-        return temperature**2 * (counts_N * torch.cat(found)).sum()
+        ctx.mark_non_differentiable(losses)
+        return torch.stack(totals).sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, total: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
         found = total * to_head if len(to_head) else None
-        return total * to_hidden, found, None, None, None, None
+        return total * to_hidden, found, None, None, None, None, None, None

@@ -11,18 +11,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from treering import attention
+from treering.methods.objectives import der, divergence
 from treering.methods.objectives.cross_entropy import linear_cross_entropy
-from treering.methods.objectives.der import by_logits, linear_der
-from treering.methods.objectives.divergence import divergences, linear_divergence
+from treering.methods.objectives.divergence import Pair, linear_distillation
 from treering.protocols import Known
 
-Chunked = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float],
-    tuple[torch.Tensor, torch.Tensor],
-]
+Chunked = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], Pair]
 
-Divergence = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor
+Distilled = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Pair, float, float], Pair
 ]
 
 
@@ -49,7 +46,7 @@ class NextToken:
     document_end: int | None = None
     z: float = 0.0
     temperature: float = 1.0
-    divergence: Divergence = linear_divergence
+    distilled: Distilled = linear_distillation
     blocks: bool = False
 
     def __call__(
@@ -66,28 +63,42 @@ class NextToken:
         given = self._given(model, tokens)
         found, head = self._called(model, given)
         now: list[torch.Tensor] = []
-        if isinstance(known, tuple) and taught is not None:
+        if taught is None or known is None:
+            total, losses = self._alone(found, head, targets, each)
+        elif isinstance(known, tuple):
             then = known[0].flatten(0, 1), known[1].flatten(0, 1)
             asked = targets, torch.stack([each, taught]), then, self.z
-            parts = by_logits(found, *asked) if head is None else linear_der(found, head, *asked)
-            total, losses, *now = parts
-        elif self.chunked and head is not None:
-            total, losses = self.chunked(found, head, targets, each, self.z)
-        else:
-            losses = functional.cross_entropy(found.float(), targets, reduction="none")
-            total = (each * losses).sum()
-            if self.z:
-                total = total + self.z * (each * found.float().logsumexp(1) ** 2).sum()
-        if callable(known) and taught is not None:
-            theirs, their_head = known(given, head is None)
-            theirs = theirs.flatten(0, 1)
-            if head is not None:
-                more = self.divergence(found, head, theirs, their_head, taught, self.temperature)
+            if head is None:
+                total, losses, *now = der.by_logits(found, *asked)
             else:
-                more = (taught * divergences(found.float(), theirs.float(), self.temperature)).sum()
-            total = total + more
+                total, losses, *now = der.linear_der(found, head, *asked)
+        else:
+            theirs, their_head = known(given, head is None)
+            theirs, counts = theirs.flatten(0, 1), torch.stack([each, taught])
+            how = self.temperature, self.z
+            if head is None:
+                total, losses = divergence.by_logits(found, targets, counts, theirs, *how)
+            else:
+                pair = theirs, their_head
+                total, losses = self.distilled(found, head, targets, counts, pair, *how)
         now = [part.view(rows, length, -1) for part in now]
         return total, losses.detach().view(rows, -1).mean(1), *now
+
+    def _alone(
+        self,
+        found: torch.Tensor,
+        head: torch.Tensor | None,
+        targets: torch.Tensor,
+        counts: torch.Tensor,
+    ) -> Pair:
+        """(sum of counts * (losses + z * logsumexp^2); losses) without a teacher."""
+        if self.chunked and head is not None:
+            return self.chunked(found, head, targets, counts, self.z)
+        losses = functional.cross_entropy(found.float(), targets, reduction="none")
+        total = (counts * losses).sum()
+        if self.z:
+            total = total + self.z * (counts * found.float().logsumexp(1) ** 2).sum()
+        return total, losses
 
     def _called(
         self, model: PreTrainedModel, given: dict[str, Any]
