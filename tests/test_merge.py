@@ -175,6 +175,38 @@ def other_tokens(folder: Path) -> None:
     tokenizer.train(tiny.documents("de", 60), 300).save_pretrained(str(folder))
 
 
+def other_words(folder: Path) -> None:
+    """The base's tokens and ids, but for the last."""
+    made(KINDS["llama-tied"]()).save_pretrained(folder)
+    words = tokenizer.train(tiny.documents("en", 60), 300)
+    table = json.loads(words.backend_tokenizer.to_str())
+    vocabulary = table["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary["zzyzx"] = vocabulary.pop(last)
+    table["model"]["merges"] = [
+        pair for pair in table["model"]["merges"] if "".join(pair) != last and last not in pair
+    ]
+    words._tokenizer = type(words.backend_tokenizer).from_str(json.dumps(table))
+    words.save_pretrained(str(folder))
+
+
+def quantised(folder: Path) -> None:
+    made(KINDS["llama-tied"]()).save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(settings))
+
+
+def eights(folder: Path) -> None:
+    found = made(KINDS["llama-tied"]())
+    found.save_pretrained(folder)
+    tensors = of(folder)
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].to(
+        torch.float8_e4m3fn
+    )
+    save_file(tensors, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -183,6 +215,9 @@ def other_tokens(folder: Path) -> None:
         (other_kind, r"model_type is 'qwen2' in .*other, but 'llama' in .*base"),
         (other_heads, r"num_attention_heads is 4 in .*other, but 2 in .*base"),
         (other_tokens, r"the token '.*' is \d+ in .*other, but \d+ in .*base: their rows"),
+        (other_words, r"id \d+ is the token '.*' in .*other, but '.*' in .*base; say by --like"),
+        (quantised, r"other is quantised; name the model that it was made of"),
+        (eights, r"model.embed_tokens.weight is of type F32, F8_E4M3; known: F16, BF16"),
         (lambda folder: folder.mkdir(), r"has no readable config.json"),
     ],
 )
@@ -224,6 +259,43 @@ def test_models_that_turn_positions_otherwise_are_not_mixed_unawares(
     assert made["rope_parameters"]["rope_theta"] == 5e5
     assert cli.main(["merge", base, str(older), "--out", str(tmp_path / "same")]) == 0
     assert "positions" not in capsys.readouterr().err
+
+
+def test_integers_that_differ_have_no_mean(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("a", 1), ("b", 2)):
+        shutil.copytree(place / "trained", tmp_path / name)
+        more = of(tmp_path / name) | {"counts": torch.tensor([count])}
+        save_file(more, tmp_path / name / "model.safetensors")
+    asked = ["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 2
+    assert "counts is of integers that differ; they have no mean" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("default:merge. id")
+def test_of_tokens_that_were_renamed_those_of_like_are_right(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An instruct model may give a reserved id another name."""
+    other_words(tmp_path / "other")
+    base, out = str(place / "base"), str(tmp_path / "out")
+    assert cli.main(["merge", base, str(tmp_path / "other"), "--like", base, "--out", out]) == 0
+    assert "its rows are mixed" in capsys.readouterr().err
+    assert "zzyzx" not in AutoTokenizer.from_pretrained(out).get_vocab()
+
+
+def test_older_words_for_positions_are_no_difference(tmp_path: Path) -> None:
+    """GPT-NeoX's own, of Pythia on the hub."""
+    made(KINDS["neox"]()).save_pretrained(tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    settings = json.loads((tmp_path / "old/config.json").read_text())
+    rope = settings.pop("rope_parameters")
+    settings |= {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": rope["rope_theta"]}
+    (tmp_path / "old/config.json").write_text(json.dumps(settings))
+    asked = ["merge", str(tmp_path / "old"), str(tmp_path / "new"), "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 0
 
 
 def test_weights_that_lie_there_twice_are_read_as_the_index_says(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from treering import pretrained, tokenizer, weights
 from treering.atomic import replacing
@@ -41,7 +41,8 @@ def merge(
     tokenizer are those of `like`, or of the first; the type of the numbers is `dtype`, or the
     widest that a parent has.
 
-    Raises Invalid where the parents differ in architecture, names, shapes or tokens.
+    Raises Invalid where the parents differ in architecture, names, shapes or tokens, or are
+    quantised.
     """
     rule.check(parents)
     if out.exists():
@@ -51,7 +52,7 @@ def merge(
     named = like is not None
     like = like or sources[0]
     folders = {source: pretrained.folder(source) for source in dict.fromkeys([*sources, like])}
-    words = _tokenizer(folders, like)
+    words = _tokenizer(folders, like, named=named)
     settings = _settings(folders, like)
     _check_positions(folders, like, named=named)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +63,8 @@ def merge(
         def value(name: str) -> torch.Tensor:
             each: list[torch.Tensor] = [files[name].get_tensor(name) for files in opened]
             if not each[0].is_floating_point():
+                if not all(torch.equal(each[0], other) for other in each):
+                    raise Invalid(f"merge: {name} is of integers that differ; they have no mean")
                 return each[0]
             made = rule([tensor.double() for tensor in each], [weight for _, weight in parents])
             return made.to(shapes[name].dtype)
@@ -103,6 +106,9 @@ def _shapes(
         if len(floats) == len(kinds):
             widest = functools.reduce(torch.promote_types, floats)
             kind = widest if dtype is None else getattr(torch, dtype)
+        elif floats or any(kind.startswith("F") for kind in kinds):
+            raise Invalid(f"merge: {name} is of type {', '.join(sorted(kinds))}; known: "
+                          f"{', '.join(TYPES)}")  # fmt: skip
         else:
             kind = opened[0][name].get_tensor(name).dtype
         shapes[name] = torch.empty(slices[0].get_shape(), dtype=kind, device="meta")
@@ -113,6 +119,8 @@ def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
     """The config of `like`. Raises Invalid where that of another cannot be of the same model."""
     found = {source: _config(folder) for source, folder in folders.items()}
     for source, settings in found.items():
+        if settings.get("quantization_config"):
+            raise Invalid(f"merge: {source} is quantised; name the model that it was made of")
         for key in SAME:
             if settings.get(key) != found[like].get(key):
                 raise Invalid(f"merge: {key} is {settings.get(key)!r} in {source}, but "
@@ -123,7 +131,7 @@ def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
 def _check_positions(folders: Mapping[str, Path], like: str, *, named: bool) -> None:
     """Warns of a model that turns positions otherwise than `like`; raises Invalid for one where
     `like` was not `named`, as then nobody said which is right."""
-    found = {source: _rope(_config(folder)) for source, folder in folders.items()}
+    found = {source: _rope(folder) for source, folder in folders.items()}
     for source, rope in found.items():
         if rope != found[like]:
             words = f"merge: positions are {rope} in {source}, but {found[like]} in {like}"
@@ -132,12 +140,15 @@ def _check_positions(folders: Mapping[str, Path], like: str, *, named: bool) -> 
             warnings.warn(f"{words}, which counts", stacklevel=3)
 
 
-def _rope(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """How a config turns positions, whether it is of transformers 5 or older."""
-    older = {**(settings.get("rope_scaling") or {}), "rope_theta": settings.get("rope_theta")}
-    given = settings.get("rope_parameters") or older
-    named = {"rope_type" if key == "type" else key: value for key, value in given.items()}
-    return {"rope_type": "default"} | {k: v for k, v in named.items() if v is not None}
+def _rope(folder: Path) -> dict[str, Any]:
+    """How a model turns positions, in whatever words its config says so."""
+    try:
+        text = AutoConfig.from_pretrained(folder).get_text_config()
+        return dict(text.to_dict().get("rope_parameters") or {})
+    except (OSError, ValueError):  # of remote code, which is not run here
+        settings = _config(folder)
+        older = {**(settings.get("rope_scaling") or {}), "rope_theta": settings.get("rope_theta")}
+        return dict(settings.get("rope_parameters") or older)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -149,18 +160,31 @@ def _config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(folders: Mapping[str, Path], like: str) -> PreTrainedTokenizerBase | None:
-    """That of `like`, if it has one. Raises Invalid where another has a token under another id:
-    rows of different tokens would be mixed."""
+def _tokenizer(
+    folders: Mapping[str, Path], like: str, *, named: bool
+) -> PreTrainedTokenizerBase | None:
+    """That of `like`, if it has one. Rows of different tokens would be mixed: raises Invalid where
+    a token has two ids, or an id two tokens and nobody said by `named` whose is right."""
     found = {
         source: tokenizer.load(folder)
         for source, folder in folders.items()
         if (folder / "tokenizer_config.json").exists()
     }
-    wanted = found[like].get_vocab() if like in found else {}
-    for source, words in found.items():
-        for token, i in words.get_vocab().items():
-            if wanted.get(token, i) != i:
-                raise Invalid(f"merge: the token {token!r} is {i} in {source}, but {wanted[token]} "
-                              f"in {like}: their rows are not of the same tokens")  # fmt: skip
+    ids, tokens = dict[str, tuple[int, str]](), dict[int, tuple[str, str]]()
+    renamed = []
+    for source in sorted(found, key=lambda source: source != like):
+        for token, i in found[source].get_vocab().items():
+            other, where = ids.setdefault(token, (i, source))
+            if other != i:
+                raise Invalid(f"merge: the token {token!r} is {i} in {source}, but {other} in "
+                              f"{where}: their rows are not of the same tokens")  # fmt: skip
+            word, where = tokens.setdefault(i, (token, source))
+            if word != token:
+                renamed.append(f"id {i} is the token {token!r} in {source}, but {word!r} in "
+                               f"{where}")  # fmt: skip
+    if renamed and not named:
+        raise Invalid(f"merge: {renamed[0]}; say by --like whose are right")
+    if renamed:
+        warnings.warn(f"merge: {renamed[0]}; its rows are mixed ({len(renamed)} such ids)",
+                      stacklevel=3)  # fmt: skip
     return found.get(like)
