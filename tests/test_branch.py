@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import tiny
 
-from treering import checkpoint, records
+from treering import checkpoint, config, records
 from treering.analysis import cells
 from treering.analysis.curves import curves
 from treering.analysis.matrix import matrix
+from treering.branch import due
 from treering.config import Invalid
+from treering.position import State
 
 CONSTANT = "schedule={kind='constant', peak=1e-2}"
 BRANCHES = "anneal={tokens=640, shape='linear', floor=0.1}"  # 10 steps
@@ -50,6 +52,7 @@ def test_a_run_with_branches_goes_on_as_one_without(plain: Path, annealed: Path)
     assert end_of(annealed, 50) == end_of(plain, 50)  # moments, anchors and the plan too
 
 
+@pytest.mark.filterwarnings("ignore:replay.memory.over")  # of one phase alone
 @pytest.mark.parametrize("over", ["all", "past"])
 def test_a_branch_is_the_run_whose_phase_was_longer_and_ended_in_a_decay(
     place: Path, recipe: Path, tmp_path: Path, over: str
@@ -99,6 +102,41 @@ def test_a_branch_is_a_run_folder_of_its_own(annealed: Path) -> None:
     assert steps == list(range(1, 61))
     rows = matrix(found).rows
     assert [(row.label, row.step) for row in rows] == [("base", 0), ("first", 25), ("second", 60)]
+
+
+def test_evaluations_of_branches_are_charged(plain: Path, annealed: Path) -> None:
+    ends = [records.read(out)[-1]["ledger"]["evaluation_flops"] for out in (plain, annealed)]
+    branch = records.read(annealed / "annealed/second")
+    base = next(r["ledger"] for r in branch if r.get("step") == 50 and "ledger" in r)
+    one = records.read(annealed / "annealed/second")[-1]["ledger"]["evaluation_flops"]
+    assert one > base["evaluation_flops"]
+    assert ends[1] == pytest.approx(ends[0] + 2 * (one - base["evaluation_flops"]))
+
+
+def test_a_branch_goes_on_where_what_changed_does_not_matter(
+    recipe: Path, annealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(30, patch)
+        tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES)
+    tiny.run(recipe, tmp_path / "run", CONSTANT, BRANCHES, "guard.max_skipped=9")
+    assert sorted(each.name for each in (tmp_path / "run/annealed").iterdir()) == [
+        "first",
+        "second",
+    ]
+    assert tiny.weights(tmp_path / "run/annealed/first") == tiny.weights(
+        annealed / "annealed/first"
+    )
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.29, 0.55])
+def test_a_branch_leaves_at_the_share_that_was_written(recipe: Path, share: float) -> None:
+    """In floats 0.07 * 300 is more than 21."""
+    given = f"anneal={{tokens=640, at={{second=[{share}]}}}}"
+    wanted = config.load(recipe, sets=(CONSTANT, given))
+    at = round(share * 300)
+    state = State(300 + at, 1, at, (0,), (0,), {}, {})
+    assert due(wanted, (300, 300), state) == share
 
 
 @pytest.mark.parametrize("at", [5, 27, 30, 47, 65])

@@ -97,6 +97,7 @@ WITHIN = ("a longer phase", "the last phase longer", "weights of a later phase",
 
 @pytest.mark.parametrize("stop", [9, None])
 @pytest.mark.parametrize("name", GROWN)
+@pytest.mark.filterwarnings("ignore:replay.memory.over")  # one phase at first
 def test_a_recipe_that_grew_is_the_recipe_that_was_always_so(
     place: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, stop: int | None,
@@ -262,3 +263,39 @@ def test_a_longer_cosine_over_the_run_jumps_and_names_the_rates(
     grown = shelf.schedule(whole, (25, 25, 10))
     with pytest.raises(Invalid, match=rf"go from {rate(20):.4g} to {grown(20):.4g}, as its span"):
         tiny.run(place / "longer.toml", tmp_path)
+
+
+def outer(table: dict[str, Any]) -> None:
+    table["update"] = {"kind": "average", "decays": [0.9], "inner": {
+        "kind": "outer", "every": 2, "rate": {"kind": "cosine", "peak": 0.9}}}  # fmt: skip
+
+
+def thinned(table: dict[str, Any]) -> None:
+    table["update"] = {"kind": "descent"}
+    table["adapter"] = {"kind": "codyra", "rank": 2, "threshold": 1.0}
+
+
+def longer_second(table: dict[str, Any]) -> None:
+    table["phases"][1]["tokens"] = 3200
+
+
+@pytest.mark.parametrize(
+    ("method", "grown", "said"),
+    [
+        (outer, phases(3), r"update\.inner\.rate: at step 31 the rate would go from 0\.\d+ to 0"),
+        (thinned, longer_second, r"phases\[1\]\.tokens = 3200: adapter\.threshold thins gates by"),
+    ],
+)
+def test_what_goes_by_the_length_of_a_run_or_phase_does_not_jump(
+    place: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Change,
+    grown: Change, said: str,
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        tiny.interrupt_in_step(30, patch)
+        tiny.run(recipe(place, "goes-by-length", method), tmp_path)
+    longer = config.load(recipe(place, "grows", method, grown))
+    with pytest.raises(Invalid, match=said):
+        tiny.run(place / "grows.toml", tmp_path)
+    with tiny.one_thread():
+        cache = str(place / "cache")
+        training.run(longer, tmp_path, accept_jump=True, cache_folder=cache)

@@ -17,7 +17,8 @@ from pathlib import Path
 from treering import folder, records, schema, shelf
 from treering.atomic import replacing
 from treering.build import Data, Parts
-from treering.config import Recipe
+from treering.config import Recipe, exact
+from treering.identity import FREE
 from treering.position import State
 from treering.records import ANNEALED, Record
 from treering.report.live import Live
@@ -44,7 +45,8 @@ class Branch:
         trained = ("phases", "anneal")
         if folder.finished(self.out) and all(was.get(key) == now[key] for key in trained):
             return False
-        if log.exists() and was != now:
+        other = [key for key in schema.differences(was, now) if not key.startswith(FREE)]
+        if log.exists() and other:
             folder.make(self.out, live.say, fresh=True)
         self.out.mkdir(parents=True, exist_ok=True)
         if not log.exists():
@@ -60,6 +62,9 @@ class Branch:
         last, left = trained[max(trained)], trained[step]
         place = {"step": step, "branch": ANNEALED}
         beyond = {f"{name}_beyond": last[name] - left[name] for name in SPENT}
+        ledgers = [(r["step"] > step, r["ledger"]) for r in found if r["kind"] == "checkpoint"]
+        evaluated = [dict(ledgers)[after]["evaluation_flops"] for after in (False, True)]
+        beyond["evaluation_flops_beyond"] = evaluated[1] - evaluated[0]
         scored = [r for r in found if r["kind"] == "score" and r["step"] == last["step"]]
         return [{name: r[name] for name in SCORED_AS if name in r} | place | beyond for r in scored]
 
@@ -77,7 +82,7 @@ def due(recipe: Recipe, steps: tuple[int, ...], state: State) -> float | None:
     if not recipe.anneal.tokens or at == len(steps):
         return None
     shares = _shares(recipe.anneal, recipe.phases[at].name)
-    return {ceil(share * steps[at]): share for share in shares}.get(state.phase_step)
+    return {ceil(exact(share) * steps[at]): share for share in shares}.get(state.phase_step)
 
 
 def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) -> Branch | None:
@@ -87,7 +92,7 @@ def branch(recipe: Recipe, data: Data, parts: Parts, out: Path, state: State) ->
         return None
     phase, ends = recipe.phases[at], state.phase_step == data.steps[at]
     trained = phase.tokens if ends else state.phase_step * recipe.batch.tokens
-    tokens = trained + ceil(share * recipe.anneal.tokens)
+    tokens = trained + ceil(exact(share) * recipe.anneal.tokens)
     phases = (*recipe.phases[:at], replace(phase, tokens=tokens))
     longer = (*data.steps[:at], state.phase_step + _steps(recipe, share))
     rate = shelf.annealed(recipe, parts.rules.schedule, state.step, sum(longer))
@@ -110,7 +115,7 @@ def _shares(wanted: Anneal, phase: str) -> list[float]:
 
 
 def _steps(recipe: Recipe, share: float) -> int:
-    return ceil(share * recipe.anneal.tokens / recipe.batch.tokens)
+    return ceil(exact(share) * recipe.anneal.tokens / recipe.batch.tokens)
 
 
 def _last_header(log: Path) -> Record:

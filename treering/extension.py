@@ -3,7 +3,7 @@
     free         the mesh, checkpoints, trackers, probes, compute, how often is scored, ...
     later        phases that are to come, and how long the present one is; corpora beside the
                  others; how branches are annealed from here on
-    the rate     may not jump, unless one says so
+    the rates    may not jump, unless one says so
     all else     is another run
 
 What was done is not planned again: positions, memory and Reptile's window go on as they are.
@@ -11,15 +11,17 @@ What was done is not planned again: positions, memory and Reptile's window go on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from treering import checkpoint, records, schema, shelf
 from treering.build import Data
 from treering.config import Invalid, Recipe, Table
+from treering.identity import FREE
+from treering.together import nested
 
-FREE = ("compute.", "batch.micro", "probe.", "guard.max_skipped", "evaluate.every_tokens",
-        "evaluate.task_batch")  # fmt: skip
 JUMP = 0.01  # of the rate
 
 
@@ -53,7 +55,7 @@ def changes(out: Path | None, recipe: Recipe, data: Data, *, accept_jump: bool) 
         )
     _check_corpora(list(old["corpora"]), list(new["corpora"]))
     if not accept_jump:
-        _check_rate(header, recipe, data, at)
+        _check_rates(header, recipe, data, at)
     return found
 
 
@@ -100,18 +102,37 @@ def _check_phases(old: list[Table], new: list[Table], steps: tuple[int, ...], at
             )
 
 
-def _check_rate(header: Table, recipe: Recipe, data: Data, at: Table) -> None:
-    """Raises Invalid where the next step's rate is not what it would have been; after the end of
+def _check_rates(header: Table, recipe: Recipe, data: Data, at: Table) -> None:
+    """Raises Invalid where a rate of the next step is not what it would have been; after the end of
     the old recipe, what it was last."""
-    if recipe.schedule.get("span", "run") == "phase" and at["phase_step"] == 0:
-        return  # a phase begins, with a rate of its own
     ends = [phase["end_step"] for phase in header["phases"]]
     lengths = tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
-    before = shelf.schedule(schema.read(Recipe, header["recipe"], ""), lengths)
-    was: Any = before(min(at["step"], ends[-1] - 1))
-    now = shelf.schedule(recipe, data.steps)(at["step"])
-    if at["step"] < sum(data.steps) and abs(now - was) > JUMP * was:
+    was = schema.read(Recipe, header["recipe"], "")
+    for (where, old), (_, new) in zip(_scheduled(was), _scheduled(recipe), strict=True):
+        if new.get("span", "run") == "phase" and at["phase_step"] == 0:
+            continue  # a phase begins, with a rate of its own
+        before: Any = shelf.schedule(replace(was, schedule=old), lengths)
+        before = before(min(at["step"], ends[-1] - 1))
+        now = shelf.schedule(replace(recipe, schedule=new), data.steps)(at["step"])
+        if at["step"] < sum(data.steps) and abs(now - before) > JUMP * before:
+            raise Invalid(
+                f"{where}: at step {at['step'] + 1} the rate would go from {before:.4g} to "
+                f"{now:.4g}, as its span became another; set {where}.span = 'phase', or accept it "
+                "with --accept-jump"
+            )
+    i, small = at["phase"], recipe.adapter
+    thinned = small.get("threshold") and small.get("kept") is None
+    if thinned and at["phase_step"] and data.steps[i] != lengths[i]:
         raise Invalid(
-            f"schedule: at step {at['step'] + 1} the rate would go from {was:.4g} to {now:.4g}, as "
-            "its span became another; set schedule.span = 'phase', or accept it with --accept-jump"
+            f"phases[{i}].tokens = {recipe.phases[i].tokens}: adapter.threshold thins gates by how "
+            "far a phase is, and was of another length; add a phase of its own, or accept it with "
+            "--accept-jump"
         )
+
+
+def _scheduled(recipe: Recipe) -> Iterator[tuple[str, Table]]:
+    """Tables of schedules and what they are called: of the rate, and of outer rates."""
+    yield "schedule", recipe.schedule
+    for depth, table in enumerate(nested(recipe)):
+        if isinstance(table.get("rate"), dict):
+            yield "update" + ".inner" * depth + ".rate", table["rate"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from treering.batch import Batch
 from treering.protocols import Metrics
@@ -53,10 +55,14 @@ class Ledger:
         """The ledger after one more probe."""
         return replace(self, probe_flops=self.probe_flops + flops)
 
-    def annealed(self, tokens: int, flops: float) -> Ledger:
-        """The ledger after one more branch."""
-        tokens, flops = self.anneal_tokens + tokens, self.anneal_flops + flops
-        return replace(self, anneal_tokens=tokens, anneal_flops=flops)
+    def annealed(self, spent: Mapping[str, Any]) -> Ledger:
+        """The ledger after one more branch, by what its scores say that it spent."""
+        return replace(
+            self,
+            anneal_tokens=self.anneal_tokens + spent["tokens_beyond"],
+            anneal_flops=self.anneal_flops + spent["flops_beyond"],
+            evaluation_flops=self.evaluation_flops + spent["evaluation_flops_beyond"],
+        )
 
 
 def flops_per_token(parameters: int, *, layers: int, width: int, length: int) -> float:

@@ -167,7 +167,7 @@ class Run:
         scores = self.mesh.told(lambda: found.scores(self.state.step))
         for fields in scores:
             self.journal.write("branch_score", fields)
-        self.ledger = self.ledger.annealed(scores[0]["tokens_beyond"], scores[0]["flops_beyond"])
+        self.ledger = self.ledger.annealed(scores[0])
 
     def _probe(self, batch: Batch, before: State) -> None:
         learner = self.parts.learner
