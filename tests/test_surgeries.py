@@ -92,6 +92,7 @@ def test_a_run_that_goes_on_is_the_unbroken_one(
         tiny.run(recipe, tmp_path / "one", *wanted, "surgeries.0.window=[1, 2]")
 
 
+@pytest.mark.filterwarnings("ignore:surgeries. kind 'vocabulary' has no new tokens")
 def test_no_surgery_is_the_plain_run(
     place: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_fresh_model_is_described_and_trained_as_well(place: Path, tmp_path: P
         ("{kind='deep'}", r"surgeries\[0\].kind = 'deep'; did you mean 'depth'"),
         ("{kind='depth', windows=[0, 2]}", "did you mean 'window'"),
         ("{kind='depth', window=[0, 9]}", r"window = \[0, 9\]: the model has 2 layers"),
+        ("{kind='context', length=8}", "length = 8: is less than the recipe's length of 16"),
         ("{kind='context', length=64}", "vocabulary of 320 is smaller than the tokenizer's 340"),
     ],
 )

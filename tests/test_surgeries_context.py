@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_model import GATED, KINDS
 from test_surgeries_depth import MORE, ORIGIN, logits, made
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrainedModel
 
 from treering.config import Invalid
 from treering.methods.surgeries import Context
@@ -129,6 +129,15 @@ def test_what_makes_no_context_is_refused(table: dict[str, object], said: str) -
     """The last: a config may name more positions than the model was trained at."""
     with pytest.raises(Invalid, match=said):
         Context(**table)(made(KINDS["llama"]()), ORIGIN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scaling", ["linear", "yarn"])
+def test_what_its_own_family_could_not_open_again_is_refused(scaling: str) -> None:
+    """Phi-3 knows one kind of scaling alone, and says so where a config is read or written."""
+    small = GATED | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    phi = made(Phi3Config(**small))
+    with pytest.raises(Invalid, match="Phi3ForCausalLM cannot be made so"):
+        Context(256, scaling=scaling, original=64)(phi, ORIGIN)
 
 
 def test_a_model_without_rope_is_refused() -> None:

@@ -11,6 +11,7 @@ from test_model import GATED, KINDS
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -103,8 +104,17 @@ def test_what_a_layer_is_by_its_place_is_doubled_with_it() -> None:
 
 def test_a_copy_that_cannot_be_the_identity_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth, "WRITERS", {"o_proj"})  # as if the other had a name of its own
-    with pytest.raises(Invalid, match="identity = true: a copied layer of LlamaForCausalLM still"):
+    with pytest.raises(Invalid, match="identity = true: with copied layers LlamaForCausalLM does"):
         Depth((0, 1), identity=True)(made(KINDS["llama"]()), ORIGIN)
+
+
+def test_a_layer_whose_arithmetic_is_by_its_number_is_no_identity_further_up() -> None:
+    by_number = GPT2Config(
+        vocab_size=320, n_embd=16, n_layer=2, n_head=2, n_positions=64,
+        scale_attn_by_inverse_layer_idx=True,
+    )  # fmt: skip
+    with pytest.raises(Invalid, match="GPT2LMHeadModel does not compute what it did before"):
+        Depth((0, 1), identity=True)(made(by_number), ORIGIN)
 
 
 @pytest.mark.parametrize(

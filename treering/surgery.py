@@ -10,13 +10,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from treering import model, tokenizer
 from treering.config import Invalid, Recipe
 from treering.methods.surgeries import KINDS
+from treering.methods.surgeries.context import Context
 from treering.protocols import Origin, Surgery
 from treering.schema import construct
 
 
 def surgeries(recipe: Recipe) -> list[Surgery]:
     """Those that the recipe names, in its order."""
-    return [construct(KINDS, table, f"surgeries[{i}]") for i, table in enumerate(recipe.surgeries)]
+    found: list[Surgery] = [
+        construct(KINDS, table, f"surgeries[{i}]") for i, table in enumerate(recipe.surgeries)
+    ]
+    named = [surgery.length for surgery in found if isinstance(surgery, Context)]
+    if named and named[-1] < recipe.length:
+        raise Invalid(
+            f"surgeries.length = {named[-1]}: is less than the recipe's length of {recipe.length}, "
+            "at which the model is trained; give as much at least"
+        )
+    return found
 
 
 def by_rows(recipe: Recipe) -> bool:

@@ -31,10 +31,11 @@ def rebuilt(
     """
     who = type(model).__name__
     try:
+        type(settings).from_dict(settings.to_dict())  # as the exported one will be opened
         with left_out():
             made: PreTrainedModel = type(model)(settings)
     except Exception as error:  # a class that nobody here knows refuses in a way of its own
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise Invalid(f"surgeries: {who} cannot be made so ({reason}); leave it out") from error
     kept = made.state_dict().keys()
     params = {id(old): _taken(weight, name, old, who) for name, old in made.named_parameters()}
