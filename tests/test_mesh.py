@@ -149,6 +149,7 @@ VARIED = {
     "agem": ("update={kind='agem'}",),
     "gem": ("update={kind='gem', strength=0.1}",),
     "groups": ("optimizer.groups=[{match='embeddings', rate=0}, {match='norms', rate=0.1}]",),
+    "layers": ("optimizer.groups=[{match='layers', rate=0.1}]",),
     "probe": ("probe.every=5",),
     "sgd, reset": ("optimizer.kind='sgd'", "optimizer.at_phase='reset'"),
     "annealed branches": ("anneal={tokens=128}", "optimizer.at_phase='reset-momentum'"),

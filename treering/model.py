@@ -196,6 +196,7 @@ def shape(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that transformers says must not be split."""
+    """The layers that transformers says must not be split. One that is spread over ranks is of a
+    class below its own."""
     names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    return [m for m in model.modules() if names & {kind.__name__ for kind in type(m).__mro__}]
