@@ -269,6 +269,12 @@ def test_a_run_without_an_adapter_has_the_identity_that_it_had(unbroken: Path) -
     ("sets", "message"),
     [
         (("adapter={kind='lora', rank=0}",), "adapter.rank = 0: must be at least 1; leave"),
+        (("adapter={kind='lora', rank=2, alpha=0}",), "adapter.alpha = 0: must be at least 1, or"),
+        ((lora(), "optimizer.groups=[{match='layers', rate=0.0}]"),
+         "optimizer.groups: are of the model's own weights, which an adapter leaves as they are"),
+        (("adapter={kind='codyra', rank=2, threshold=1.0}", "update={kind='per_sample'}",
+          "batch.micro=16"),
+         "adapter.threshold = 1.0: gates are thinned after each step .*'per_sample' knows nothing"),
         (("adapter={kind='lora', rank=2, merge='never'}",), "adapter.merge = 'never': must be"),
         (("adapter={kind='lara', rank=2}",), "adapter.kind = 'lara'; did you mean 'lora'"),
         (("adapter={kind='lora'}",), "adapter.rank is missing"),

@@ -175,12 +175,37 @@ def test_a_gradient_that_is_not_finite_is_skipped(
     assert float(METHODS[name]()(learner, batch).skipped) == 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_reference_that_is_not_finite_is_no_plain_step(
+    learner_of: LearnerOf, batches_of: BatchesOf, monkeypatch: pytest.MonkeyPatch, name: str,
+    value: float,
+) -> None:  # fmt: skip
+    learner, (batch,) = learner_of(), batches_of(1, replayed=2)
+    before = [param.detach().clone() for param in learner.params]
+    taken = learner.take_gradient
+
+    def spoiled() -> list[torch.Tensor]:
+        reference = taken()
+        reference[0].view(-1)[0] = value
+        return reference
+
+    monkeypatch.setattr(learner, "take_gradient", spoiled)
+    assert float(METHODS[name]()(learner, batch).skipped) == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.params, strict=True))
+
+
 def test_reptile_is_around_it(learner_of: LearnerOf, batches_of: BatchesOf) -> None:
     alone, inside, batches = learner_of(), learner_of(), batches_of(4, replayed=2)
-    reptile, update = Reptile(2, 1.0, inner=AGEM()), AGEM()
-    for batch in batches:
-        reptile(inside, batch)
-        update(alone, batch)
+    reptile, update = Reptile(2, 0.5, inner=AGEM()), AGEM()
+    for begin in (0, 2):
+        anchor = [param.detach().clone() for param in alone.params]
+        for batch in batches[begin : begin + 2]:
+            reptile(inside, batch)
+            update(alone, batch)
+        with torch.no_grad():
+            for param, old in zip(alone.params, anchor, strict=True):
+                param.copy_(torch.lerp(old, param, 0.5))
     assert all(torch.equal(a, b) for a, b in zip(alone.params, inside.params, strict=True))
 
 

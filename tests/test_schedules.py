@@ -192,7 +192,10 @@ def test_a_warm_up_may_be_given_in_tokens(place: Path, span: str) -> None:
         assert [more(0), more(10)] == pytest.approx([1 / 11, 1.0])
 
 
-@pytest.mark.parametrize("wrong", [{"warmup_tokens": -1}, {"warmup_tokens": 640, "warmup": 0.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"warmup_tokens": -1}, {"warmup_tokens": "10M"}, {"warmup_tokens": 640, "warmup": 0.1}],
+)
 def test_a_warm_up_in_tokens_that_cannot_be_is_refused(
     place: Path, wrong: dict[str, object]
 ) -> None:
@@ -324,3 +327,10 @@ def test_parts_of_a_schedule_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(Invalid, match=message):
         shape(peak=1.0, **fields)
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.8, 0.2), (0.9, 0.1), (0.0, 1.0)])
+def test_a_warm_up_and_a_decay_may_fill_a_span(warmup: float, decay: float) -> None:
+    """In floats 1 - 0.8 is less than 0.2."""
+    rate = WSD(peak=1.0, warmup=warmup, decay=decay, floor=0.1, shape="linear").over(100)
+    assert rate(100) == pytest.approx(0.1)

@@ -68,6 +68,55 @@ def test_what_is_of_replayed_rows_is_warned_of_without_replay(
         shelf.check(config.load(place / "recipe.toml", sets=(*sets, "replay.share=0.25")))
 
 
+@pytest.mark.parametrize("update", ["agem", "descent"])
+def test_nothing_to_replay_from_is_said(place: Path, update: str) -> None:
+    sets = (ONE, "replay.memory={kind='everything', over='past'}", f"update={{kind='{update}'}}")
+    nothing = "no sample is replayed" + " and update kind 'agem' does nothing" * (update == "agem")
+    with pytest.warns(UserWarning, match=f"over = 'past': {nothing} in a run of one phase"):
+        shelf.check(config.load(place / "recipe.toml", sets=sets))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shelf.check(config.load(place / "recipe.toml", sets=(*sets, "replay.past=['en']")))
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("anneal.at={first=[0.5]}",), "anneal: no branch is trained; give anneal.tokens"),
+        (("optimizer.kind='sgd'", "optimizer.at_phase='reset'"), "'reset': sgd has no moments"),
+        (("surgeries=[{kind='vocabulary'}]",), "'vocabulary' has no new tokens; give tokenizer"),
+        (("surgeries=[{kind='vocabulary'}]", "adapter={kind='lora', rank=2}"),
+         "stay as they begin, as an adapter"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:surgeries. kind 'vocabulary'")
+def test_what_has_no_effect_is_said(place: Path, sets: tuple[str, ...], said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        shelf.check(config.load(place / "recipe.toml", sets=sets))
+
+
+@pytest.mark.parametrize("update", ["agem", "gem"])
+@pytest.mark.parametrize("objective", ["replayed = 0", "teacher.on = 'replayed'"])
+def test_what_is_a_reference_is_not_trained_on(place: Path, update: str, objective: str) -> None:
+    sets = (f"update={{kind='{update}'}}", f"objective.{objective}".replace(" ", ""))
+    weight = ("objective.teacher.weight=1.0",) * objective.startswith("teacher")
+    with pytest.raises(Invalid, match=f"objective.{objective}: not with update kind '{update}'"):
+        shelf.check(config.load(place / "recipe.toml", sets=(*sets, *weight)))
+
+
+@pytest.mark.parametrize(
+    ("outer", "name"),
+    [("{kind='latest', every=2, last=2, inner=INNER}", "sma 2"),
+     ("{kind='reptile', every=2, rate=0.5, inner={kind='latest', every=3, last=2, inner=INNER}}",
+      "sma 2"),
+     ("{kind='average', decays=[0.9], inner={kind='average', decays=[0.5, 0.9]}}", "average 0.9")],
+)  # fmt: skip
+def test_branches_of_one_name_are_refused(place: Path, outer: str, name: str) -> None:
+    given = "update=" + outer.replace("INNER", "{kind='latest', every=5, last=2}")
+    with pytest.raises(Invalid, match=f"update.inner: has a branch called '{name}', too"):
+        shelf.check(config.load(place / "recipe.toml", sets=(given,)))
+
+
 def test_predictions_are_not_recorded_of_what_the_run_does_not_learn(place: Path) -> None:
     sets = (ONE, "objective.der={weight=1.0, top=4}", "replay.past=['en']",
             "replay.memory={kind='everything', over='past'}")  # fmt: skip

@@ -16,7 +16,7 @@ from treering.methods.adapters.merging import held
 from treering.protocols import Adapter, Update
 from treering.schema import construct
 
-MERGEABLE = ("descent", "per_sample")  # updates that carry no weights over a merge
+MERGEABLE = ("descent", "per_sample", "agem", "gem")  # updates that carry no weights over a merge
 
 
 def named(recipe: Recipe) -> Adapter | None:

@@ -119,8 +119,11 @@ def schedule(recipe: Recipe, steps: tuple[int, ...]) -> Schedule:
             f"schedule.anneal = {table['anneal']}: with span = 'first' later phases would go on at "
             "the floor; leave it out, and give [anneal] tokens for an annealed branch"
         )
-    if tokens is not None and ("warmup" in table or not 0 <= tokens < 2**63):
-        raise Invalid(f"schedule.warmup_tokens = {tokens}: tokens, in the place of warmup, a share")
+    good = isinstance(tokens, int) and 0 <= tokens < 2**63 and "warmup" not in table
+    if tokens is not None and not good:
+        raise Invalid(
+            f"schedule.warmup_tokens = {tokens!r}: tokens, in the place of warmup, a share"
+        )
 
     def over(n: int) -> Schedule:
         warm = None if tokens is None else min(1.0, ceil(tokens / recipe.batch.tokens) / n)

@@ -17,6 +17,7 @@ def check(recipe: Recipe) -> None:
     _check_adapted(recipe)
     _warn_of_nothing_held(recipe)
     _warn_of_nothing_replayed(recipe)
+    _warn_of_nothing_done(recipe)
 
 
 def _check_together(recipe: Recipe) -> None:
@@ -31,6 +32,12 @@ def _check_together(recipe: Recipe) -> None:
         raise Invalid(
             f"update: {rows.pop()!r} compares the rows of a step, of which 'per_sample' gives one "
             "at a time; use one of them"
+        )
+    if rows and (recipe.objective.replayed == 0 or _taught_on_replayed(recipe)):
+        what = "teacher.on = 'replayed'" if recipe.objective.replayed else "replayed = 0"
+        raise Invalid(
+            f"objective.{what}: not with update kind {rows.pop()!r}, to which replayed rows are a "
+            "reference and not trained on; leave one of them out"
         )
     if "per_sample" in kinds and recipe.objective.normalize == "weights":
         raise Invalid(
@@ -49,7 +56,7 @@ def _check_together(recipe: Recipe) -> None:
             f"anneal.tokens = {recipe.anneal.tokens}: not with update kind 'coso', which closes "
             "the phase that a branch goes on with; set it to 0"
         )
-    if recipe.anneal.tokens and any(isinstance(t.get("rate"), dict) for t in _nested(recipe)):
+    if recipe.anneal.tokens and any(isinstance(t.get("rate"), dict) for t in nested(recipe)):
         raise Invalid(
             f"anneal.tokens = {recipe.anneal.tokens}: not beside a schedule of update.rate, which "
             "says nothing of a branch's steps; give update.rate a number"
@@ -59,7 +66,7 @@ def _check_together(recipe: Recipe) -> None:
 def _check_windows(recipe: Recipe) -> None:
     """Raises Invalid for what would take weights back to before a subspace was kept, or move them
     on in it."""
-    tables = list(_nested(recipe))
+    tables = list(nested(recipe))
     inside = [table["kind"] for table in tables]
     around = tables[: inside.index("coso")] if "coso" in inside else []
     for table in around:
@@ -80,6 +87,18 @@ def _check_adapted(recipe: Recipe) -> None:
             f"anneal.tokens = {recipe.anneal.tokens}: not with an adapter, which a branch would "
             "merge into the weights that the run goes on with; set it to 0"
         )
+    if small is not None and recipe.optimizer.groups:
+        raise Invalid(
+            "optimizer.groups: are of the model's own weights, which an adapter leaves as they "
+            "are; leave one of them out"
+        )
+    thinned = recipe.adapter.get("threshold") and recipe.adapter.get("kept") is None
+    others = [kind for kind in adapter.kinds(recipe.update) if kind != "descent"]
+    if thinned and others:
+        raise Invalid(
+            f"adapter.threshold = {recipe.adapter['threshold']}: gates are thinned after each step "
+            f"of the optimizer, of which update kind {others[0]!r} knows nothing; use 'descent'"
+        )
     if small is None or small.merge != "phase":
         return
     for i, table in enumerate(recipe.penalties):
@@ -93,12 +112,43 @@ def _check_adapted(recipe: Recipe) -> None:
 def _warn_of_nothing_replayed(recipe: Recipe) -> None:
     """Methods that are of replayed rows are plain training where there are none."""
     rows = {"agem", "gem"} & {*adapter.kinds(recipe.update)}
-    taught = recipe.objective.teacher.weight and recipe.objective.teacher.on == "replayed"
     named = [f"update kind {kind!r}" for kind in rows]
-    named += ["objective.teacher.on = 'replayed'"] * bool(taught)
+    named += ["objective.teacher.on = 'replayed'"] * _taught_on_replayed(recipe)
     named += ["objective.der"] * bool(recipe.objective.der.weight)
+    past = recipe.replay.memory.get("over", "all") == "past"
     for what in named if recipe.replay.share == 0 else ():
         warnings.warn(f"{what}: does nothing without replay; give replay.share", stacklevel=2)
+    if recipe.replay.share and past and len(recipe.phases) == 1 and not recipe.replay.past:
+        what = " and ".join(["no sample is replayed", *(f"{each} does nothing" for each in named)])
+        warnings.warn(
+            f"replay.memory.over = 'past': {what} in a run of one phase; give replay.past",
+            stacklevel=2,
+        )
+
+
+def _taught_on_replayed(recipe: Recipe) -> bool:
+    teacher = recipe.objective.teacher
+    return teacher.weight > 0 and teacher.on == "replayed"
+
+
+def _warn_of_nothing_done(recipe: Recipe) -> None:
+    """Settings that have an effect beside another alone."""
+    anneal = recipe.anneal
+    words = any(table["kind"] == "vocabulary" for table in recipe.surgeries)
+    found = []
+    if not anneal.tokens and (anneal.phases or anneal.at):
+        found.append("anneal: no branch is trained; give anneal.tokens")
+    if recipe.optimizer.kind == "sgd" and recipe.optimizer.at_phase != "keep":
+        found.append(f"optimizer.at_phase = {recipe.optimizer.at_phase!r}: sgd has no moments")
+    if words and recipe.tokenizer.from_ is None:
+        found.append("surgeries: kind 'vocabulary' has no new tokens; give tokenizer.from")
+    if words and recipe.adapter:
+        found.append(
+            "surgeries: rows of kind 'vocabulary' stay as they begin, as an adapter does not "
+            "train them"
+        )
+    for what in found:
+        warnings.warn(what, stacklevel=2)
 
 
 def _warn_of_nothing_held(recipe: Recipe) -> None:
@@ -121,7 +171,7 @@ def _warn_of_nothing_held(recipe: Recipe) -> None:
         warnings.warn(f"{what}: holds nothing in a run of one phase", stacklevel=2)
 
 
-def _nested(recipe: Recipe) -> Iterator[Table]:
+def nested(recipe: Recipe) -> Iterator[Table]:
     """The table of the update and of all that is inside it."""
     table: Table | None = recipe.update
     while table is not None:

@@ -54,7 +54,7 @@ class CoDyRA:
     kept: float | None = None
 
     def __post_init__(self) -> None:
-        check(self.rank, self.merge)
+        check(self.rank, self.alpha, self.merge)
         if self.threshold < 0:
             raise Invalid(f"adapter.threshold = {self.threshold}: must not be negative (0 = off)")
         if not 0 <= self.dense <= 1:

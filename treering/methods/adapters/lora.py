@@ -29,7 +29,7 @@ class LoRA:
     merge: str = "end"
 
     def __post_init__(self) -> None:
-        check(self.rank, self.merge)
+        check(self.rank, self.alpha, self.merge)
 
     def insert(self, model: PreTrainedModel, names: Sequence[str], seed: int) -> None:
         """Into a model, the weights of whose linear layers are `names`."""
@@ -51,11 +51,16 @@ def begin(layers: Sequence[LowRank], seed: int, phase: int) -> None:
         layer.begin(seed, phase)
 
 
-def check(rank: int, merge: str) -> None:
+def check(rank: int, alpha: int | None, merge: str) -> None:
     """Raises Invalid where one of them is out of range."""
     if rank < 1:
         raise Invalid(
             f"adapter.rank = {rank}: must be at least 1; leave [adapter] out to train all weights"
+        )
+    if alpha is not None and alpha < 1:
+        raise Invalid(
+            f"adapter.alpha = {alpha}: must be at least 1, or nothing is added; leave it out for "
+            "the rank"
         )
     if merge not in ("end", "phase"):
         raise Invalid(f"adapter.merge = {merge!r}: must be 'end' or 'phase'")

@@ -32,9 +32,9 @@ def linear_distillation(
     """(sum of counts[0] * (losses + z * logsumexp^2) + counts[1] * divergences, float32[]; losses
     in nats, float32[N], without gradient). `known`: the teacher's hidden states and head, which may
     have another width."""
-    args = hidden_ND, head_VD, targets_N, counts_2N, *known, temperature, z
-    found: Pair = _Chunked.apply(*args)  # type: ignore[no-untyped-call]
-    return found
+    args = hidden_ND, head_VD, targets_N, counts_2N, *known, (temperature, z)
+    total, losses, *_ = _Chunked.apply(*args)  # type: ignore[no-untyped-call]
+    return total, losses
 
 
 def by_logits(
@@ -74,29 +74,26 @@ def _slope(
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         hidden_ND: torch.Tensor,
         head_VD: torch.Tensor,
         targets_N: torch.Tensor,
         counts_2N: torch.Tensor,
         known_ND: torch.Tensor,
         their_head_VD: torch.Tensor,
-        temperature: float,
-        z: float,
-    ) -> Pair:
-        kinds = hidden_ND.dtype, head_VD.dtype
+        how: tuple[float, float],
+    ) -> tuple[torch.Tensor, ...]:
+        kinds, trained = (hidden_ND.dtype, head_VD.dtype), head_VD.requires_grad
         hidden_ND, head_VD, known_ND, their_head_VD = cast(
             hidden_ND, head_VD, known_ND, their_head_VD
         )
         totals, every, to_hidden = [], [], []
-        trained = ctx.needs_input_grad[1]
         shape = head_VD.shape if trained else (0,)  # a frozen head has no gradient
         to_head = torch.zeros(shape, dtype=torch.float32, device=head_VD.device)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for rows in chunks(hidden_ND, head_VD):
                 logits = (hidden_ND[rows] @ head_VD.t()).float()
                 theirs = (known_ND[rows] @ their_head_VD.t()).float()
-                asked = logits, targets_N[rows], counts_2N[:, rows], theirs, temperature, z
+                asked = logits, targets_N[rows], counts_2N[:, rows], theirs, *how
                 total, losses = by_logits(*asked)
                 totals.append(total)
                 every.append(losses)
@@ -104,13 +101,16 @@ class _Chunked(torch.autograd.Function):
                 to_hidden.append(slope @ head_VD)
                 if trained:
                     add_product(to_head, slope, hidden_ND[rows])
-        losses = torch.cat(every)
-        ctx.save_for_backward(torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1]))
-        ctx.mark_non_differentiable(losses)
-        return torch.stack(totals).sum(), losses
+        gradients = torch.cat(to_hidden).to(kinds[0]), to_head.to(kinds[1])
+        return torch.stack(totals).sum(), torch.cat(every), *gradients
 
     @staticmethod
-    def backward(ctx: Any, total: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.save_for_backward(*output[2:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, total: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
         to_hidden, to_head = ctx.saved_tensors
         found = total * to_head if len(to_head) else None
-        return total * to_hidden, found, None, None, None, None, None, None
+        return total * to_hidden, found, None, None, None, None, None

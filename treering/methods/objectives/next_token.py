@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -16,11 +17,9 @@ from treering.methods.objectives.cross_entropy import linear_cross_entropy
 from treering.methods.objectives.divergence import Pair, linear_distillation
 from treering.protocols import Known
 
-Chunked = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], Pair]
+Chunked = Callable[[Tensor, Tensor, Tensor, Tensor, float], Pair]
 
-Distilled = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Pair, float, float], Pair
-]
+Distilled = Callable[[Tensor, Tensor, Tensor, Tensor, Pair, float, float], Pair]
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,17 @@ class NextToken:
     def __call__(
         self,
         model: PreTrainedModel,
-        tokens: torch.Tensor,
-        counts: torch.Tensor,
+        tokens: Tensor,
+        counts: Tensor,
         known: Known | None = None,
-        taught: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+        taught: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         targets, rows, length = tokens[:, 1:].flatten(), len(tokens), tokens.shape[1] - 1
         each = (counts / length).repeat_interleave(length)
         taught = None if taught is None else (taught / length).repeat_interleave(length)
         given = self._given(model, tokens)
         found, head = self._called(model, given)
-        now: list[torch.Tensor] = []
+        now: list[Tensor] = []
         if taught is None or known is None:
             total, losses = self._alone(found, head, targets, each)
         elif isinstance(known, tuple):
@@ -84,13 +83,7 @@ class NextToken:
         now = [part.view(rows, length, -1) for part in now]
         return total, losses.detach().view(rows, -1).mean(1), *now
 
-    def _alone(
-        self,
-        found: torch.Tensor,
-        head: torch.Tensor | None,
-        targets: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> Pair:
+    def _alone(self, found: Tensor, head: Tensor | None, targets: Tensor, counts: Tensor) -> Pair:
         """(sum of counts * (losses + z * logsumexp^2); losses) without a teacher."""
         if self.chunked and head is not None:
             return self.chunked(found, head, targets, counts, self.z)
@@ -102,19 +95,19 @@ class NextToken:
 
     def _called(
         self, model: PreTrainedModel, given: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """(hidden states [N, D], head [V, D]), or (logits [N, V], None)."""
         if self.chunked is None:
             return model(**given).logits.flatten(0, 1), None
         hidden = model.base_model(**given).last_hidden_state.flatten(0, 1)
         return hidden, model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
 
-    def logits(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    def logits(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """The logits of all predictions, float32[n, length, vocabulary]."""
-        logits: torch.Tensor = model(**self._given(model, tokens)).logits
+        logits: Tensor = model(**self._given(model, tokens)).logits
         return logits.float()
 
-    def _given(self, model: PreTrainedModel, tokens: torch.Tensor) -> dict[str, Any]:
+    def _given(self, model: PreTrainedModel, tokens: Tensor) -> dict[str, Any]:
         """What the model is called with."""
         inputs = tokens[:, :-1]
         given = {"input_ids": inputs, "use_cache": False}

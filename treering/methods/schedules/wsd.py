@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from treering.config import Invalid
+from treering.config import Invalid, exact
 from treering.methods.schedules.decays import falling
 from treering.methods.schedules.warmup import check, rising
 from treering.protocols import Schedule
@@ -28,10 +28,11 @@ class WSD:
     def __post_init__(self) -> None:
         check(peak=self.peak, floor=self.floor, warmup=self.warmup)
         falling(self.shape, self.floor, "schedule")
-        if not 0 <= self.decay <= 1 - self.warmup:
+        left = 1 - exact(self.warmup)
+        if not 0 <= self.decay <= 1 or exact(self.decay) > left:
             raise Invalid(
                 f"schedule.decay = {self.decay}: a share of the span; with the warm-up of "
-                f"{self.warmup} at most {1 - self.warmup:g}"
+                f"{self.warmup} at most {float(left):g}"
             )
 
     def over(self, steps: int) -> Schedule:

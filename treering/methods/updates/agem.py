@@ -35,9 +35,10 @@ class AGEM:
         gradient = learner.waiting_gradient()
         with torch.no_grad():
             product, square = learner.dot(gradient, reference), learner.dot(reference, reference)
+            agree = (product >= 0) & square.isfinite()  # else what is not finite is the guard's
             for g, r in zip(gradient, reference, strict=True):
                 projected = g - (product / square).to(g.dtype) * r
-                g.copy_(torch.where(product < 0, projected, g))
+                g.copy_(torch.where(agree, g, projected))
         return stepped(learner, batch, new, old, products=2)
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:

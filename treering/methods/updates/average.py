@@ -19,6 +19,7 @@ from treering.batch import Batch
 from treering.config import Invalid
 from treering.methods.updates.descent import Descent
 from treering.protocols import Learner, Metrics, Update
+from treering.wrapping import alone
 
 
 @dataclass
@@ -35,10 +36,11 @@ class Average:
         for decay in self.decays:
             if not 0 <= decay < 1:
                 raise Invalid(f"update.decays = {decay}: each must be in [0, 1)")
-        names = [f"{decay:g}" for decay in self.decays]
-        for i, name in enumerate(names):
-            if name in names[:i]:
+        self.names = [f"average {decay:g}" for decay in self.decays]
+        for i, name in enumerate(self.names):
+            if name in self.names[:i]:
                 raise Invalid(f"update.decays = {self.decays}: two are called {name}; keep one")
+        alone(self.names, self.inner)
         self._averages: dict[float, list[torch.Tensor]] = {}
         self._calls = 0
 
@@ -63,7 +65,7 @@ class Average:
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         self._begin(learner)
-        own = {f"average {decay:g}": tensors for decay, tensors in self._averages.items()}
+        own = dict(zip(self.names, self._averages.values(), strict=True))
         inner = self.inner.state(learner)
         return own | {f"inner.{name}": tensors for name, tensors in inner.items()}
 
@@ -75,5 +77,5 @@ class Average:
         self.inner.restore(counters["inner"])
 
     def branches(self) -> dict[str, list[torch.Tensor]]:
-        own = {f"average {decay:g}": tensors for decay, tensors in self._averages.items()}
+        own = dict(zip(self.names, self._averages.values(), strict=False))  # none at first
         return own | self.inner.branches()

@@ -51,11 +51,14 @@ class GEM:
         for (i, j), product in zip(pairs, found, strict=True):
             products[i, j] = products[j, i] = product
         gram, slopes = products[:-1, :-1], products[-1, :-1]
-        if np.isfinite(products).all() and (slopes < 0).any():
-            with torch.no_grad():
-                for factor, reference in zip(
-                    solve(gram, slopes, self.strength), references, strict=True
-                ):
+        factors = np.zeros(len(gram))
+        if not np.isfinite(products).all():
+            factors += np.nan  # the guard skips the step
+        elif (slopes < 0).any():
+            factors = solve(gram, slopes, self.strength)
+        with torch.no_grad():
+            for factor, reference in zip(factors, references, strict=True):
+                if factor != 0:
                     torch._foreach_add_(gradient, reference, alpha=float(factor))
         return stepped(learner, batch, new, old, products=len(pairs))
 

@@ -22,6 +22,7 @@ from treering.batch import Batch
 from treering.config import Invalid
 from treering.methods.updates.descent import Descent
 from treering.protocols import Learner, Metrics, Update
+from treering.wrapping import alone
 
 SHARES: dict[str, Callable[[int, int, float], float]] = {  # of the i-th of k, from the oldest
     "sma": lambda i, k, alpha: 1.0,
@@ -41,9 +42,9 @@ def shares(kind: str, k: int, alpha: float) -> list[float]:
 class Latest:
     """A snapshot every `every` calls of the inner update, of which the last `last` are kept: as
     many fp32 copies of the weights, on their device or with `snapshots = "cpu"` on the host, and in
-    every checkpoint. At phase ends each of `averages` is scored as the branch "KIND LAST", of what
-    snapshots there are; meanwhile each takes one copy more on the device. Where `every` divides the
-    steps of a phase, its last weights are the newest snapshot."""
+    every checkpoint. At phase ends each of `averages` is scored as the branch "KIND LAST", for
+    which it takes a copy more on the device; the last weights of a phase are among them where
+    `every` divides the steps up to its end."""
 
     every: int
     last: int = 6
@@ -62,9 +63,9 @@ class Latest:
             raise Invalid(f"update.alpha = {self.alpha}: must lie between 0 and 1")
         if self.snapshots not in ("device", "cpu"):
             raise Invalid(f"update.snapshots = {self.snapshots!r}: must be 'device' or 'cpu'")
+        self.names = alone([f"{kind} {self.last}" for kind in self.averages], self.inner)
         self._ring: list[list[torch.Tensor]] = []
-        self._devices: list[torch.device] = []
-        self._calls = 0
+        self._calls, self._devices = 0, list[torch.device]()
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         metrics = self.inner(learner, batch)
@@ -109,8 +110,7 @@ class Latest:
     @torch.no_grad()
     def _mean(self, kind: str, latest: list[list[torch.Tensor]]) -> list[torch.Tensor]:
         """Interpolated from the oldest on, so that the mean of equals is exactly these."""
-        first, *others = shares(kind, len(latest), self.alpha)
-        means = []
+        (first, *others), means = shares(kind, len(latest), self.alpha), []
         for device, oldest, *later in zip(self._devices, *latest, strict=True):
             mean, total = oldest.to(device, copy=True), first
             for snapshot, share in zip(later, others, strict=True):
