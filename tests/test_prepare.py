@@ -173,7 +173,7 @@ def test_a_bad_line_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with open(path, "a") as file:
         file.write("{broken\n")
     out = str(tmp_path / "out")
-    with pytest.raises(Invalid, match=r"in\.jsonl, line 101: not JSON; .*--skip-bad"):
+    with pytest.raises(Invalid, match=r"in\.jsonl, line 101: not JSON, .*--skip-bad"):
         prepare([path], BPE, out, Options(validation=0.1, quiet=True))
     assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
     prepare([path], BPE, out, Options(skip_bad=True, quiet=True))

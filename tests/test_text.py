@@ -74,12 +74,17 @@ def test_a_folder_gives_its_files_by_name_and_each_txt_is_one_document(tmp_path:
     assert list(text.documents(str(tmp_path))) == [*DOCUMENTS, "last"]
 
 
+def test_a_mark_of_byte_order_is_no_part_of_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", b"\xef\xbb\xbf" + jsonl(["a", "b"]))
+    assert list(text.documents(path)) == ["a", "b"]
+
+
 def test_another_field_can_be_named(tmp_path: Path) -> None:
     lines = written(tmp_path / "x.jsonl", jsonl(["a"], "content"))
     table = parquet(tmp_path / "x.parquet", ["a"], "content")
     for path in (lines, str(table)):
         assert list(text.documents(path, field="content")) == ["a"]
-    with pytest.raises(Invalid, match="no column 'text'; name it with --field"):
+    with pytest.raises(Invalid, match="no column 'text'; name another: .treering prepare --field"):
         list(text.documents(str(table)))
 
 
@@ -89,7 +94,7 @@ def test_another_field_can_be_named(tmp_path: Path) -> None:
         (b'{"text": "cut', "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"other": "x"}', "has no field 'text'"),
-        (b'["text"]', "has no field 'text'"),
+        (b'["text"]', "not an object of fields"),
         (b'{"text": 5}', "not a text"),
         (b'{"text": null}', "not a text"),
         (b'{"text": "\xff"}', "not UTF-8"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,13 +140,17 @@ def _parsed(line: bytes, field: str, where: str) -> str | Bad:
     except UnicodeDecodeError as error:
         return Bad(where, f"not UTF-8 (byte {error.start})")
     except (ValueError, RecursionError):
-        return Bad(where, "not JSON")
+        if line.startswith(BOM_UTF8):
+            return _parsed(line.removeprefix(BOM_UTF8), field, where)
+        return Bad(where, "not JSON, of which one object a line is wanted")
 
 
 def _value(row: object, field: str, where: str) -> str | Bad:
     """A row's field, if it is a text that UTF-8 can hold: a lone surrogate it cannot."""
-    if not isinstance(row, dict) or field not in row:
-        return Bad(where, f"has no field {field!r}")
+    if not isinstance(row, dict):
+        return Bad(where, "not an object of fields, of which one a line is wanted")
+    if field not in row:
+        return Bad(where, f"has no field {field!r} (another: `treering prepare --field`)")
     value = row[field]
     if not isinstance(value, str):
         return Bad(where, f"field {field!r} is not a text")
@@ -169,7 +174,8 @@ def _parquet(file: Path, field: str, tally: Tally) -> Iterator[str | Bad]:
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             if field not in table.schema_arrow.names:
-                raise Invalid(f"{file}: has no column {field!r}; name it with --field")
+                raise Invalid(f"{file}: has no column {field!r}; name another: "
+                              "`treering prepare --field`")  # fmt: skip
             number, share = 0, file.stat().st_size / max(1, table.metadata.num_rows)
             for rows in table.iter_batches(batch_size=256, columns=[field]):
                 for cell in rows.column(0):

@@ -159,7 +159,8 @@ def _check(parts: list[Part], options: Options) -> None:
         if not part.writer.documents:
             why = "no document fell to it" if len(parts) > 1 else "the input has no document"
             why += f" of at least {options.at_least} tokens" if options.at_least else ""
-            raise Invalid(f"{part.writer.prefix}: {why}; give more text or another --validation")
+            raise Invalid(f"{options.label or part.writer.prefix}: {why} (a .txt is one, however "
+                          "long); give more text, or a file as validation")  # fmt: skip
 
 
 class Bar:

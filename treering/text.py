@@ -36,7 +36,8 @@ def documents(
             if isinstance(item, str):
                 yield item
             elif not skip_bad:
-                raise Invalid(f"{item.where}: {item.why}; correct it or pass --skip-bad")
+                raise Invalid(f"{item.where}: {item.why}; correct it, or leave such out: "
+                              "`treering prepare --skip-bad`")  # fmt: skip
             else:
                 tally.skipped += 1
                 tally.first = tally.first or f"{item.where}: {item.why}"
