@@ -299,3 +299,23 @@ def test_what_goes_by_the_length_of_a_run_or_phase_does_not_jump(
     with tiny.one_thread():
         cache = str(place / "cache")
         training.run(longer, tmp_path, accept_jump=True, cache_folder=cache)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t["schedule"].update(peak=2e-2), lambda t: t.update(anneal={"tokens": 64})],
+    ids=["rate", "branches"],
+)
+def test_a_finished_run_is_not_shown_for_another_recipe(
+    place: Path, words: Path, tmp_path: Path, change: Change
+) -> None:
+    def brief(table: dict[str, Any]) -> None:
+        table["phases"] = [{"name": "one", "tokens": 128, "mixture": {"en": 1.0}}]
+        table["update"] = {"kind": "descent"}
+
+    tiny.run(recipe(place, "brief", brief), tmp_path / "run")
+    tiny.run(recipe(place, "same", brief, elsewhere), tmp_path / "run")
+    before = tiny.files(tmp_path / "run")
+    with pytest.raises(Invalid, match="is finished, and the recipe changed: .*; add a phase, name"):
+        tiny.run(recipe(place, "other", brief, change), tmp_path / "run")
+    assert tiny.files(tmp_path / "run") == before

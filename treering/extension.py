@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from treering import checkpoint, records, schema, shelf
+from treering import checkpoint, folder, records, schema, shelf
 from treering.build import Data
 from treering.config import Invalid, Recipe, Table
 from treering.identity import FREE
@@ -54,6 +54,12 @@ def changes(out: Path | None, recipe: Recipe, data: Data, *, accept_jump: bool) 
             "undo it, name another folder, or start anew with --fresh"
         )
     _check_corpora(list(old["corpora"]), list(new["corpora"]))
+    others = [each for each in found if not each.startswith(FREE)]
+    if others and folder.finished(out, sum(data.steps)):
+        raise Invalid(
+            f"--out {out}: is finished, and the recipe changed: {others[0]}; add a phase, name "
+            "another folder, or start anew with --fresh"
+        )
     if not accept_jump:
         _check_rates(header, recipe, data, at)
     return found

@@ -96,5 +96,9 @@ def finished(out: Path, steps: int | None = None) -> bool:
 
 def summary(out: Path) -> Table:
     """The summary of a run that came to its end."""
-    table: Table = json.loads((out / "summary.json").read_text())
+    try:
+        table: Table = json.loads((out / "summary.json").read_text())
+    except ValueError as error:
+        raise Invalid(f"{out / 'summary.json'}: damaged ({error}); remove it, and the same command "
+                      "writes it anew") from error  # fmt: skip
     return table
