@@ -162,3 +162,11 @@ def test_bytes_of_a_tokenizer_of_whole_words_are_those_it_decodes_to() -> None:
         tokenizer_object=backend, eos_token="<end>"
     )
     assert tokenizer.byte_lengths(of).tolist() == [0, 5, 1]
+
+
+def test_a_folder_without_a_tokenizers_files_is_refused(tmp_path: Path) -> None:
+    """transformers makes one of it that gives no token of any text."""
+    settings = {"model_type": "qwen2", "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(Invalid, match=r"tokenizer .*: (gives no token of any text|cannot be load)"):
+        tokenizer.load(tmp_path)

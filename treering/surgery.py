@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treering import model, tokenizer
@@ -54,7 +55,23 @@ def start(
             f"than the tokenizer's {size}; leave [tokenizer] out to use the model's own, or give "
             "its rows to one that extends it by [[surgeries]] kind = 'vocabulary'"
         )
+    _check_positions(made, recipe.length)
     return made
+
+
+def _check_positions(made: PreTrainedModel, length: int) -> None:
+    """Raises Invalid where a model has no row for a position; warns where its config names fewer
+    positions than are trained."""
+    known = getattr(made.config.get_text_config(), "max_position_embeddings", None)
+    if not known or length <= known:
+        return
+    words = f"length = {length}: beyond the {known} positions of {type(made).__name__}"
+    tables = (part for part in made.modules() if isinstance(part, nn.Embedding))
+    learned = [t for t in tables if t is not made.get_input_embeddings()]
+    if any(table.num_embeddings - known in (0, 2) for table in learned):  # OPT keeps two more
+        raise Invalid(f"{words}, which are learned; take a smaller length")
+    warnings.warn(f"{words}; give [[surgeries]] kind = 'context', length = {length}, so that its "
+                  "config says what it reads", stacklevel=3)  # fmt: skip
 
 
 def without(recipe: Recipe, source: str) -> Recipe:

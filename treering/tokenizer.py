@@ -44,6 +44,9 @@ def load(source: str | Path, *, remote_code: bool = False) -> PreTrainedTokenize
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise Invalid(f"tokenizer {source}: cannot be loaded ({why}); name another") from error
     assert isinstance(found, PreTrainedTokenizerBase)
+    if not found.encode(PROBE, add_special_tokens=False):
+        raise Invalid(f"tokenizer {source}: gives no token of any text (are its files there?); "
+                      "name another by [tokenizer] from")  # fmt: skip
     return found
 
 
