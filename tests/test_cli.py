@@ -82,6 +82,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:update.every")
 @pytest.mark.parametrize("sets", WRONG)
 def test_bad_input_is_one_line_and_exit_2_and_nothing_is_written(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sets: str
@@ -206,9 +207,47 @@ def test_export_writes_the_model_of_the_newest_checkpoint(
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "m") is not None
 
 
+def test_a_model_of_someone_elses_is_not_overwritten(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(place / "finished/model", tmp_path / "base")
+    (base / "README.md").write_text("# A base model\n")
+    before = tiny.files(base)
+    assert call(place, "export", str(place / "finished"), "--out", str(base)) == 2
+    assert "holds files that are no export; name another folder" in capsys.readouterr().err
+    assert tiny.files(base) == before
+
+
+def test_a_report_is_what_its_name_says(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(place / "finished")
+    for name, begins in (("r.md", b"#"), ("r.png", b"\x89PNG"), ("r", b"<!doctype html>")):
+        assert cli.main(["report", run, "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes().lstrip().startswith(begins)
+    capsys.readouterr()
+    wrong = "--format", "html", "--out", str(tmp_path / "no.png")
+    assert cli.main(["report", run, *wrong]) == 2
+    assert "--format html: no.png would not be what its name says" in capsys.readouterr().err
+    assert cli.main(["report", run, "--baseline", "foo", "--out", str(tmp_path / "b.html")]) == 2
+    assert "--baseline foo: no such finished arm" in capsys.readouterr().err
+
+
+def test_a_damaged_summary_is_said(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(place / "finished", tmp_path / "run")
+    (out / "summary.json").write_text("{")
+    assert call(place, "run", str(place / "recipe.toml"), "--out", str(out)) == 2
+    assert "summary.json: damaged" in capsys.readouterr().err
+    (out / "summary.json").unlink()
+    assert call(place, "run", str(place / "recipe.toml"), "--out", str(out)) == 0
+    assert json.loads((out / "summary.json").read_text())["rows"]
+
+
 NOT_RUNS: dict[str, Callable[[Path], list[str]]] = {
     "is no run folder": lambda place: ["export", str(place), "--out", str(place / "x")],
-    "holds files but no model": lambda p: ["export", str(p / "finished"), "--out", str(p)],
+    "holds files that are no export": lambda p: ["export", str(p / "finished"), "--out", str(p)],
     "name the corpora with --recipe": lambda place: ["evaluate", str(place / "finished/model")],
     "no model could be loaded": lambda p: ["evaluate", str(p), "--recipe", f"{p}/recipe.toml"],
 }

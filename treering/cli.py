@@ -126,7 +126,7 @@ def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
     report = known.add_parser("report", help="the verdict as a page, figures or a table")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, ARM=RUN, or studies")
     report.add_argument("--out", required=True, metavar="FILE")
-    report.add_argument("--format", choices=("html", "png", "svg", "csv", "md"), default="html")
+    report.add_argument("--format", choices=verbs.FORMATS, help="absent: FILE's suffix, or html")
     report.add_argument("--baseline", metavar="ARM", help="differences are to it (the first)")
     report.set_defaults(verb=verbs.report)
 

@@ -35,7 +35,7 @@ from treering.model import Root
 from treering.objective import forward as rooted
 from treering.objective import objective
 from treering.records import read
-from treering.report.card import card
+from treering.report.card import card, ours
 from treering.tables import Evaluate
 
 
@@ -109,8 +109,8 @@ def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
     folder = Path(run)
     if not (folder / "records.jsonl").exists():
         raise Invalid(f"{run}: is no run folder (it has no records.jsonl)")
-    if out.exists() and not (out / "config.json").exists() and any(out.iterdir()):
-        raise Invalid(f"--out {out}: holds files but no model; name another folder")
+    if out.exists() and any(out.iterdir()) and not ours(out):
+        raise Invalid(f"--out {out}: holds files that are no export; name another folder")
     check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)

@@ -21,6 +21,8 @@ from rich.table import Table as RichTable
 from treering import config
 from treering.config import Invalid, Recipe
 
+FORMATS = ("html", "png", "svg", "csv", "md")  # of a report
+
 if TYPE_CHECKING:
     from treering.engines.process import Job
 
@@ -169,8 +171,12 @@ def report(options: argparse.Namespace) -> int:
     from treering.report.page import compared
 
     out, arms = Path(options.out), gather(options.runs)
+    suffix = out.suffix.removeprefix(".")
+    if options.format and suffix in FORMATS and options.format != suffix:
+        raise Invalid(f"--format {options.format}: {out.name} would not be what its name says")
     table = compared(arms, options.baseline)
-    write.report(arms, out, options.format, table=table)
+    form = options.format or (suffix if suffix in FORMATS else "html")
+    write.report(arms, out, form, table=table)
     print(out)
     return 0
 

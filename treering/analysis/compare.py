@@ -78,11 +78,16 @@ def compare(
     return plain
 
 
+def check_baseline(baseline: str | None, names: Sequence[str]) -> None:
+    """Raises Invalid for a baseline that is none of the arms."""
+    if baseline is not None and baseline not in names:
+        raise Invalid(f"--baseline {baseline}: no such finished arm; there are {', '.join(names)}")
+
+
 def _against(arms: Sequence[Arm], baseline: str | None) -> tuple[dict[str, str], list[str]]:
     """Each arm's baseline, and a note for each that is not there."""
     names = [arm.name for arm in arms]
-    if baseline is not None and baseline not in names:
-        raise Invalid(f"--baseline {baseline}: no such finished arm; there are {', '.join(names)}")
+    check_baseline(baseline, names)
     wanted = {arm.name: baseline or arm.baseline for arm in arms}
     first = next((name for name in wanted.values() if name in names), names[0])
     found = {name: own if own in names else first for name, own in wanted.items()}

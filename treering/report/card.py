@@ -66,3 +66,9 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def ours(folder: Path) -> bool:
+    """Whether what lies there has a card that was written here."""
+    card = folder / "README.md"
+    return card.exists() and "treering]\n" in card.read_text(encoding="utf-8", errors="replace")

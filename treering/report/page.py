@@ -13,7 +13,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from treering.analysis.compare import compare, is_finished
+from treering.analysis.compare import check_baseline, compare, is_finished
 from treering.analysis.runs import Arm
 from treering.report import blocks
 from treering.report.charts import LEAST, Chart, charts
@@ -83,6 +83,7 @@ def compared(arms: Sequence[Arm], baseline: str | None = None) -> Comparison | N
     Raises Invalid for an unknown baseline."""
     ready = [arm for arm in arms if any(map(is_finished, arm.runs.values()))]
     if len(ready) < 2:
+        check_baseline(baseline, [arm.name for arm in arms])
         return None
     return compare(ready, baseline=baseline)
 

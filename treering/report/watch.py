@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from html import escape
 from http import HTTPStatus
@@ -46,7 +47,8 @@ def server(given: Sequence[str], *, host: str, port: int, refresh: int) -> Threa
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # the browser went away
+                self.wfile.write(body)
 
         def log_message(self, format: str, *words: object) -> None:
             """Nothing: the terminal belongs to the address."""
