@@ -84,6 +84,8 @@ def test_nothing_to_replay_from_is_said(place: Path, update: str) -> None:
     [
         (("anneal.at={first=[0.5]}",), "anneal: no branch is trained; give anneal.tokens"),
         (("optimizer.kind='sgd'", "optimizer.at_phase='reset'"), "'reset': sgd has no moments"),
+        (("update={kind='reptile', every=60, rate=0.5}",), "every = 60: no step of reptile in 50"),
+        (("update={kind='outer', every=26, rate=0.5, start='second'}",), "outer in 25 steps"),
         (("surgeries=[{kind='vocabulary'}]",), "'vocabulary' has no new tokens; give tokenizer"),
         (("surgeries=[{kind='vocabulary'}]", "adapter={kind='lora', rank=2}"),
          "stay as they begin, as an adapter"),

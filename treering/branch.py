@@ -48,6 +48,7 @@ class Branch:
         other = [key for key in schema.differences(was, now) if not key.startswith(FREE)]
         if log.exists() and other:
             folder.make(self.out, live.say, fresh=True)
+        live.say(f"an annealed branch, {self.out.name}, to step {sum(self.data.steps)}:")
         self.out.mkdir(parents=True, exist_ok=True)
         if not log.exists():
             with replacing(log) as beside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from math import ceil
 
 from treering import adapter
 from treering.config import Invalid, Recipe, Table
@@ -147,6 +148,14 @@ def _warn_of_nothing_done(recipe: Recipe) -> None:
             "surgeries: rows of kind 'vocabulary' stay as they begin, as an adapter does not "
             "train them"
         )
+    steps = [ceil(phase.tokens / recipe.batch.tokens) for phase in recipe.phases]
+    names = [phase.name for phase in recipe.phases]
+    for table in nested(recipe):
+        if table["kind"] in ("reptile", "outer") and not table.get("align", False):
+            left = sum(steps[names.index(table.get("start", names[0])) :])
+            if left < table["every"]:
+                found.append(f"update.every = {table['every']}: no step of {table['kind']} in "
+                             f"{left} steps; make it smaller, or set align = true")  # fmt: skip
     for what in found:
         warnings.warn(what, stacklevel=2)
 
