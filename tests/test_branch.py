@@ -106,11 +106,16 @@ def test_a_branch_is_a_run_folder_of_its_own(annealed: Path) -> None:
 
 def test_evaluations_of_branches_are_charged(plain: Path, annealed: Path) -> None:
     ends = [records.read(out)[-1]["ledger"]["evaluation_flops"] for out in (plain, annealed)]
-    branch = records.read(annealed / "annealed/second")
-    base = next(r["ledger"] for r in branch if r.get("step") == 50 and "ledger" in r)
-    one = records.read(annealed / "annealed/second")[-1]["ledger"]["evaluation_flops"]
-    assert one > base["evaluation_flops"]
-    assert ends[1] == pytest.approx(ends[0] + 2 * (one - base["evaluation_flops"]))
+    beyond = [r for r in records.read(annealed) if r["kind"] == "branch_score"]
+    each = [r["evaluation_flops_beyond"] for r in beyond if r["corpus"] == "en"]
+    tokens = sum(
+        r["tokens"]
+        for phase, step in (("first", 25), ("second", 50))
+        for r in records.read(annealed / "annealed" / phase)
+        if r["kind"] == "score" and r["step"] > step  # on its way, too
+    )
+    assert sum(each) == pytest.approx(tokens * records.read(annealed)[0]["flops_per_token"] / 3)
+    assert ends[1] == pytest.approx(ends[0] + sum(each))
 
 
 def test_a_branch_goes_on_where_what_changed_does_not_matter(

@@ -19,6 +19,7 @@ from treering.atomic import replacing
 from treering.build import Data, Parts
 from treering.config import Recipe, exact
 from treering.identity import FREE
+from treering.ledger import Ledger
 from treering.position import State
 from treering.records import ANNEALED, Record
 from treering.report.live import Live
@@ -55,17 +56,16 @@ class Branch:
                 shutil.copyfile(carried / "records.jsonl", beside)
         return True
 
-    def scores(self, step: int) -> list[Record]:
+    def scores(self, step: int, before: Ledger) -> list[Record]:
         """Its last scores as fields of branch scores at the `step` where it left the run, with what
-        was trained and spent beyond that."""
+        was trained and spent beyond that. `before`: the run's ledger there."""
         found = records.read(self.out)
         trained = {r["step"]: r for r in found if r["kind"] == "step"}
         last, left = trained[max(trained)], trained[step]
         place = {"step": step, "branch": ANNEALED}
         beyond = {f"{name}_beyond": last[name] - left[name] for name in SPENT}
-        ledgers = [(r["step"] > step, r["ledger"]) for r in found if r["kind"] == "checkpoint"]
-        evaluated = [dict(ledgers)[after]["evaluation_flops"] for after in (False, True)]
-        beyond["evaluation_flops_beyond"] = evaluated[1] - evaluated[0]
+        spent = [r["ledger"]["evaluation_flops"] for r in found if "ledger" in r]
+        beyond["evaluation_flops_beyond"] = spent[-1] - before.evaluation_flops
         scored = [r for r in found if r["kind"] == "score" and r["step"] == last["step"]]
         return [{name: r[name] for name in SCORED_AS if name in r} | place | beyond for r in scored]
 

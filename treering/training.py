@@ -164,7 +164,7 @@ class Run:
             parts, carried = (found.recipe, found.data, found.parts), self.saver.newest()
             Run(*parts, found.out, self.live, carried).walk(heard, [])
             self.saver.back(self.data.planner.start())
-        scores = self.mesh.told(lambda: found.scores(self.state.step))
+        scores = self.mesh.told(lambda: found.scores(self.state.step, self.ledger))
         for fields in scores:
             self.journal.write("branch_score", fields)
         self.ledger = self.ledger.annealed(scores[0])
