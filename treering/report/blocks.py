@@ -20,8 +20,10 @@ from treering.report.words import against, sentences
 
 MATRIX_NOTE = (
     "Held-out loss in nats/token after each phase; row 0 is the model before training. Small: "
-    "against the best until then. Framed: learned here. The redder, the farther from its best."
+    "against the best until then. Framed: learned here. The redder, the farther from its best, on "
+    "one scale for all runs."
 )
+FAINT = 0.05  # nats/token over which the matrices' colours are spread at least
 CHARTS_NOTE = (
     "Over trained tokens. Vertical lines: phases end. Dotted: the model before training. Where an "
     "arm has several seeds the line is their mean and the band their range."
@@ -95,14 +97,14 @@ def _against(table: Comparison) -> Iterator[str]:
 
 
 def matrices(views: Sequence[View]) -> str:
-    parts = []
+    parts, widest = [], max(map(_widest, views), default=FAINT)
     for i, shown in enumerate(views):
         learned = shown.matrices[0].learned
         rows = []
         for r, row in enumerate(shown.rows):
             tokens = "-" if row.tokens is None else f"{row.tokens:,}"
             cells = [
-                _cell(shown, r, c, learned=r > 0 and learned.get(corpus) == r)
+                _cell(shown, r, c, widest, learned=r > 0 and learned.get(corpus) == r)
                 for c, corpus in enumerate(shown.corpora)
             ]
             rows.append([escape(row.label), f"{row.step:,}", tokens, *cells])
@@ -111,13 +113,18 @@ def matrices(views: Sequence[View]) -> str:
     return section("matrix", "Corpus by time", note(MATRIX_NOTE), grid)
 
 
-def _cell(shown: View, row: int, column: int, *, learned: bool) -> str:
+def _widest(shown: View) -> float:
+    """How far losses of a corpus lie apart, at most; of next to none no colour is made."""
+    known = (column[np.isfinite(column)] for column in shown.values.T)
+    return max((float(np.ptp(column)) for column in known if len(column)), default=FAINT)
+
+
+def _cell(shown: View, row: int, column: int, widest: float, *, learned: bool) -> str:
     value = shown.values[row, column]
     if not np.isfinite(value):
         return "<td>-</td>"
     known = shown.values[:, column][np.isfinite(shown.values[:, column])]
-    spread = float(np.ptp(known))
-    heat = (value - known.min()) / spread if spread else 0.0
+    heat = (value - known.min()) / max(widest, FAINT)
     before = shown.values[:row, column]
     before = before[np.isfinite(before)]
     change = f"<small>{value - before.min():+.3f}</small>" if len(before) else ""

@@ -162,14 +162,15 @@ def _front(found: Planned, keep: Kept) -> Spec:
     order = np.lexsort((learned, kept))
     best = np.minimum.accumulate(learned[order])
     first = np.concatenate([[True], best[1:] < best[:-1]])
+    limit = float(keep.limit(found.size.value))
+    reach = limit + 2 * max(limit - kept.min(), 0.01 * limit)  # beyond it nothing is chosen
     values = [
         {"x": float(kept[i]), "y": float(learned[i]), "N": f"{size[i]:.3g}",
-         "replay": f"{replay[i]:.2%}"} for i in order[first]
+         "replay": f"{replay[i]:.2%}"} for i in order[first] if kept[i] <= reach
     ]  # fmt: skip
     chosen = {name: float(law.fit.predict(place)[0]) for name, law, place in found.laws()}
     point = {"x": chosen[keep.corpus], "y": chosen[found.learn], "N": f"{found.size.value:.3g}",
              "replay": f"{found.replay.value:.2%}"}  # fmt: skip
-    limit = float(keep.limit(found.size.value))
     x, y = _axis("x", f"loss of {keep.corpus}, nats/token"), _axis("y", f"loss of {found.learn}")
     told = [{"field": name} for name in ("N", "replay", "x", "y")]
     both = {"x": x, "y": y, "tooltip": told}
