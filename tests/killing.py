@@ -107,7 +107,7 @@ class Killing:
     def _of_export(self, trial: Trial, luck: random.Random, out: Path) -> None:
         """No folder or a whole one, also where an older one is replaced."""
         out.mkdir()
-        older = self._exported | {"model/README.md": b"older"}
+        older = self._exported | {"model/README.md": b"tags: [treering]\n, older"}
         if luck.random() < 0.5:
             shutil.copytree(self._forks.place / "exported/model", out / "model")
             (out / "model/README.md").write_bytes(older["model/README.md"])
