@@ -100,6 +100,20 @@ def test_neither_logits_of_a_batch_exist(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen.size == max(VOCABULARY * WIDTH, 10 * VOCABULARY)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
+def test_it_compiles_as_one_graph() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(linear_distillation, dynamic=False, fullgraph=True)
+
+    def whole(*inputs: Any) -> Any:
+        hidden, head, targets, counts, known, theirs, *how = inputs
+        return compiled(hidden, head, targets, counts, (known, theirs), *how)[0]
+
+    found, wanted = (outcome(loss, pair(), 2.0, 0.01) for loss in (whole, by_chunks))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=5e-6)
+
+
 def learner_with(wanted: tables.Teacher, *, chunked: bool = True) -> Learner:
     """A learner beside a teacher of other weights."""
     shape = tables.Model(width=16, depth=1, heads=2, mlp=32, tied=False)
