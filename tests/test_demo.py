@@ -56,6 +56,7 @@ def _smaller(recipe: study.Recipe) -> study.Recipe:
     )
 
 
+@pytest.mark.filterwarnings("ignore:update.every")  # of Reptile in short runs
 def test_it_ends_with_the_comparison_samples_and_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

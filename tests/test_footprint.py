@@ -15,6 +15,8 @@ from treering import build, config, model, tables
 from treering.config import Invalid
 from treering.footprint import Footprint, footprint
 
+pytestmark = pytest.mark.filterwarnings("ignore:update.every")  # of Reptile in short runs
+
 WIDE = (
     "model={depth=4, width=320, heads=5, mlp=960, tied=false}", "length=64", "batch.tokens=512",
     "batch.micro=256", "phases.0.tokens=6400", "phases.1.tokens=6400", "evaluate.tokens=64",

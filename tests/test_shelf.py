@@ -97,6 +97,14 @@ def test_what_has_no_effect_is_said(place: Path, sets: tuple[str, ...], said: st
         shelf.check(config.load(place / "recipe.toml", sets=sets))
 
 
+def test_steps_of_a_budget_beside_the_tokens_count(place: Path) -> None:
+    """A third of replay beside 50 steps of fresh tokens: some 75."""
+    sets = ("replay={share=0.34, budget='fresh'}", "update={kind='reptile', every=60, rate=0.5}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shelf.check(config.load(place / "recipe.toml", sets=sets))
+
+
 @pytest.mark.parametrize("update", ["agem", "gem"])
 @pytest.mark.parametrize("objective", ["replayed = 0", "teacher.on = 'replayed'"])
 def test_what_is_a_reference_is_not_trained_on(place: Path, update: str, objective: str) -> None:
@@ -115,7 +123,7 @@ def test_what_is_a_reference_is_not_trained_on(place: Path, update: str, objecti
 )  # fmt: skip
 def test_branches_of_one_name_are_refused(place: Path, outer: str, name: str) -> None:
     given = "update=" + outer.replace("INNER", "{kind='latest', every=5, last=2}")
-    with pytest.raises(Invalid, match=f"update.inner: has a branch called '{name}', too"):
+    with pytest.raises(Invalid, match=f"two branches are called '{name}'; keep one"):
         shelf.check(config.load(place / "recipe.toml", sets=(given,)))
 
 

@@ -12,6 +12,8 @@ from treering import cli, study
 from treering.config import Invalid
 from treering.grid import merged
 
+pytestmark = pytest.mark.filterwarnings("ignore:update.every")  # of Reptile in short runs
+
 BASE = """
 length = 16
 tokenizer.train = 300

@@ -21,6 +21,8 @@ from treering.analysis.runs import files, gather
 from treering.config import Invalid
 from treering.engines.process import Job
 
+pytestmark = pytest.mark.filterwarnings("ignore:update.every")  # of Reptile in short runs
+
 __all__ = ["place"]
 
 

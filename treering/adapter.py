@@ -46,6 +46,11 @@ def named(recipe: Recipe) -> Adapter | None:
     return made
 
 
+def thins(recipe: Recipe) -> bool:
+    """Whether the adapter gives up directions after each step, by how far a phase is."""
+    return bool(recipe.adapter.get("threshold")) and recipe.adapter.get("kept") is None
+
+
 def kinds(update: Table) -> Iterator[str]:
     """Those of an update and of all that is inside it."""
     yield update["kind"]

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from treering import checkpoint, folder, records, schema, shelf
+from treering import adapter, checkpoint, folder, records, schema, shelf
 from treering.build import Data
 from treering.config import Invalid, Recipe, Table
 from treering.identity import FREE
@@ -113,22 +112,21 @@ def _check_rates(header: Table, recipe: Recipe, data: Data, at: Table) -> None:
     the old recipe, what it was last."""
     ends = [phase["end_step"] for phase in header["phases"]]
     lengths = tuple(end - begin for begin, end in zip([0, *ends], ends, strict=False))
-    was = schema.read(Recipe, header["recipe"], "")
-    for (where, old), (_, new) in zip(_scheduled(was), _scheduled(recipe), strict=True):
+    older = schema.read(Recipe, header["recipe"], "")
+    for (where, old), (_, new) in zip(_scheduled(older), _scheduled(recipe), strict=True):
         if new.get("span", "run") == "phase" and at["phase_step"] == 0:
             continue  # a phase begins, with a rate of its own
-        before: Any = shelf.schedule(replace(was, schedule=old), lengths)
-        before = before(min(at["step"], ends[-1] - 1))
+        before = shelf.schedule(replace(older, schedule=old), lengths)
+        was = before(min(at["step"], ends[-1] - 1))
         now = shelf.schedule(replace(recipe, schedule=new), data.steps)(at["step"])
-        if at["step"] < sum(data.steps) and abs(now - before) > JUMP * before:
+        if at["step"] < sum(data.steps) and abs(now - was) > JUMP * was:
             raise Invalid(
-                f"{where}: at step {at['step'] + 1} the rate would go from {before:.4g} to "
+                f"{where}: at step {at['step'] + 1} the rate would go from {was:.4g} to "
                 f"{now:.4g}, as its span became another; set {where}.span = 'phase', or accept it "
                 "with --accept-jump"
             )
-    i, small = at["phase"], recipe.adapter
-    thinned = small.get("threshold") and small.get("kept") is None
-    if thinned and at["phase_step"] and data.steps[i] != lengths[i]:
+    i = at["phase"]
+    if adapter.thins(recipe) and at["phase_step"] and data.steps[i] != lengths[i]:
         raise Invalid(
             f"phases[{i}].tokens = {recipe.phases[i].tokens}: adapter.threshold thins gates by how "
             "far a phase is, and was of another length; add a phase of its own, or accept it with "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 from treering import adapter, model, surgery, together
 from treering.config import Invalid, Recipe, Table, exact
+from treering.lengths import lengths
 from treering.methods import memories, schedules, updates
 from treering.methods import penalties as holds
 from treering.methods.schedules.decays import falling
@@ -26,10 +28,9 @@ def check(recipe: Recipe) -> None:
     update(recipe, recipe.update)
     adapter.named(recipe)
     penalties(recipe)
-    together.check(recipe)
     schedule(recipe, _about(recipe))
     falling(recipe.anneal.shape, recipe.anneal.floor, "anneal")
-    planner(recipe, (2**40,) * len(recipe.corpora))
+    together.check(recipe, lengths(planner(recipe, (2**40,) * len(recipe.corpora))))
 
 
 def planner(recipe: Recipe, sizes: tuple[int, ...]) -> Planner:
@@ -95,7 +96,16 @@ def update(
             f"one sample at a time; set it to length ({recipe.length})"
         )
     made: Update = construct(updates.KINDS, table, where)
+    names = _branches(made)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Invalid(f"{where}: two branches are called {twice[0]!r}; keep one of them")
     return made
+
+
+def _branches(update: Any) -> list[str]:
+    """The names of the branches of an update and of those inside it."""
+    inside = _branches(update.inner) if hasattr(update, "inner") else []
+    return [*getattr(update, "names", ()), *inside]
 
 
 def penalties(recipe: Recipe) -> tuple[Penalty, ...]:

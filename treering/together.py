@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from math import ceil
+from collections.abc import Iterator, Sequence
 
 from treering import adapter
 from treering.config import Invalid, Recipe, Table
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, steps: Sequence[int]) -> None:
     """Raises Invalid for methods that do not go with one another, and warns of those that do
-    nothing."""
+    nothing in phases of so many steps."""
     _check_together(recipe)
     _check_windows(recipe)
     _check_adapted(recipe)
     _warn_of_nothing_held(recipe)
     _warn_of_nothing_replayed(recipe)
     _warn_of_nothing_done(recipe)
+    _warn_of_open_windows(recipe, steps)
 
 
 def _check_together(recipe: Recipe) -> None:
@@ -93,9 +93,8 @@ def _check_adapted(recipe: Recipe) -> None:
             "optimizer.groups: are of the model's own weights, which an adapter leaves as they "
             "are; leave one of them out"
         )
-    thinned = recipe.adapter.get("threshold") and recipe.adapter.get("kept") is None
     others = [kind for kind in adapter.kinds(recipe.update) if kind != "descent"]
-    if thinned and others:
+    if adapter.thins(recipe) and others:
         raise Invalid(
             f"adapter.threshold = {recipe.adapter['threshold']}: gates are thinned after each step "
             f"of the optimizer, of which update kind {others[0]!r} knows nothing; use 'descent'"
@@ -148,16 +147,21 @@ def _warn_of_nothing_done(recipe: Recipe) -> None:
             "surgeries: rows of kind 'vocabulary' stay as they begin, as an adapter does not "
             "train them"
         )
-    steps = [ceil(phase.tokens / recipe.batch.tokens) for phase in recipe.phases]
+    for what in found:
+        warnings.warn(what, stacklevel=2)
+
+
+def _warn_of_open_windows(recipe: Recipe, steps: Sequence[int]) -> None:
+    """A window that is longer than what is left of a run never closes."""
     names = [phase.name for phase in recipe.phases]
     for table in nested(recipe):
         if table["kind"] in ("reptile", "outer") and not table.get("align", False):
             left = sum(steps[names.index(table.get("start", names[0])) :])
             if left < table["every"]:
-                found.append(f"update.every = {table['every']}: no step of {table['kind']} in "
-                             f"{left} steps; make it smaller, or set align = true")  # fmt: skip
-    for what in found:
-        warnings.warn(what, stacklevel=2)
+                what = (
+                    f"update.every = {table['every']}: no step of {table['kind']} in {left} steps"
+                )
+                warnings.warn(f"{what}; make it smaller, or set align = true", stacklevel=2)
 
 
 def _warn_of_nothing_held(recipe: Recipe) -> None:

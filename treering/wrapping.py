@@ -1,4 +1,4 @@
-"""Updates around another: one that keeps nothing of its own, and the names of branches."""
+"""An update around another that keeps nothing of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from treering.config import Invalid
 from treering.protocols import Learner, Update
 
 
@@ -28,13 +27,3 @@ class Wrapping:
 
     def branches(self) -> dict[str, list[torch.Tensor]]:
         return self.inner.branches()
-
-
-def alone(names: list[str], inner: Any) -> list[str]:
-    """Names of branches. Raises Invalid where an update further in has one of them, too."""
-    while inner is not None:
-        for name in getattr(inner, "names", ()):
-            if name in names:
-                raise Invalid(f"update.inner: has a branch called {name!r}, too; keep one of them")
-        inner = getattr(inner, "inner", None)
-    return names

@@ -19,7 +19,6 @@ from treering.batch import Batch
 from treering.config import Invalid
 from treering.methods.updates.descent import Descent
 from treering.protocols import Learner, Metrics, Update
-from treering.wrapping import alone
 
 
 @dataclass
@@ -40,7 +39,6 @@ class Average:
         for i, name in enumerate(self.names):
             if name in self.names[:i]:
                 raise Invalid(f"update.decays = {self.decays}: two are called {name}; keep one")
-        alone(self.names, self.inner)
         self._averages: dict[float, list[torch.Tensor]] = {}
         self._calls = 0
 

@@ -22,7 +22,6 @@ from treering.batch import Batch
 from treering.config import Invalid
 from treering.methods.updates.descent import Descent
 from treering.protocols import Learner, Metrics, Update
-from treering.wrapping import alone
 
 SHARES: dict[str, Callable[[int, int, float], float]] = {  # of the i-th of k, from the oldest
     "sma": lambda i, k, alpha: 1.0,
@@ -42,9 +41,9 @@ def shares(kind: str, k: int, alpha: float) -> list[float]:
 class Latest:
     """A snapshot every `every` calls of the inner update, of which the last `last` are kept: as
     many fp32 copies of the weights, on their device or with `snapshots = "cpu"` on the host, and in
-    every checkpoint. At phase ends each of `averages` is scored as the branch "KIND LAST", for
-    which it takes a copy more on the device; the last weights of a phase are among them where
-    `every` divides the steps up to its end."""
+    every checkpoint. At phase ends each of `averages` is scored as the branch "KIND LAST", of what
+    snapshots there are; meanwhile each takes one copy more on the device. Where `every` divides the
+    steps up to the end of a phase, its last weights are the newest snapshot."""
 
     every: int
     last: int = 6
@@ -63,9 +62,10 @@ class Latest:
             raise Invalid(f"update.alpha = {self.alpha}: must lie between 0 and 1")
         if self.snapshots not in ("device", "cpu"):
             raise Invalid(f"update.snapshots = {self.snapshots!r}: must be 'device' or 'cpu'")
-        self.names = alone([f"{kind} {self.last}" for kind in self.averages], self.inner)
+        self.names = [f"{kind} {self.last}" for kind in self.averages]
         self._ring: list[list[torch.Tensor]] = []
-        self._calls, self._devices = 0, list[torch.device]()
+        self._devices: list[torch.device] = []
+        self._calls = 0
 
     def __call__(self, learner: Learner, batch: Batch) -> Metrics:
         metrics = self.inner(learner, batch)
@@ -91,8 +91,7 @@ class Latest:
 
     def state(self, learner: Learner) -> dict[str, list[torch.Tensor]]:
         own = {f"snapshot {i}": tensors for i, tensors in enumerate(self._begun(learner))}
-        inner = self.inner.state(learner)
-        return own | {f"inner.{name}": tensors for name, tensors in inner.items()}
+        return own | {f"inner.{name}": each for name, each in self.inner.state(learner).items()}
 
     def counters(self) -> dict[str, Any]:
         return {"calls": self._calls, "inner": self.inner.counters()}
@@ -110,7 +109,8 @@ class Latest:
     @torch.no_grad()
     def _mean(self, kind: str, latest: list[list[torch.Tensor]]) -> list[torch.Tensor]:
         """Interpolated from the oldest on, so that the mean of equals is exactly these."""
-        (first, *others), means = shares(kind, len(latest), self.alpha), []
+        first, *others = shares(kind, len(latest), self.alpha)
+        means = []
         for device, oldest, *later in zip(self._devices, *latest, strict=True):
             mean, total = oldest.to(device, copy=True), first
             for snapshot, share in zip(later, others, strict=True):
