@@ -18,7 +18,18 @@ from test_model import KINDS
 from test_surgeries_depth import made
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from treering import bpe, build, cli, config, estimate, footprint, model, records, tokenizer
+from treering import (
+    bpe,
+    build,
+    cli,
+    config,
+    estimate,
+    footprint,
+    model,
+    records,
+    surgery,
+    tokenizer,
+)
 from treering.config import Invalid
 
 FAMILIES = ("llama", "qwen3", "neox")
@@ -190,6 +201,25 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     with pytest.raises(Invalid, match=said):
         tiny.run(recipe, tmp_path / "run", *asked, f"surgeries=[{table}]")
     assert not (tmp_path / "run").exists()
+
+
+def test_positions_that_a_model_has_not_are_refused_or_said(place: Path, tmp_path: Path) -> None:
+    for kind in ("gpt2", "llama"):
+        made(KINDS[kind]()).save_pretrained(tmp_path / kind)
+        tokenizer.load(place / "llama").save_pretrained(str(tmp_path / kind))
+
+    def begun(kind: str, beyond: int) -> object:
+        known = KINDS[kind]().max_position_embeddings
+        sets = (begin_with(tmp_path, kind), f"length={known + beyond}", PHASE,
+                f"batch={{tokens={known + beyond}}}")  # fmt: skip
+        recipe = config.load(tiny.without(place, "tokenizer"), sets=sets)
+        return surgery.start(recipe, tokenizer.load(tmp_path / kind))
+
+    assert begun("gpt2", 0) is not None and begun("llama", 0) is not None
+    with pytest.raises(Invalid, match="positions of GPT2LMHeadModel, which are learned; take"):
+        begun("gpt2", 1)
+    with pytest.warns(UserWarning, match=r"positions of LlamaFor.*; give \[\[surgeries\]\]"):
+        begun("llama", 1)
 
 
 def test_two_ranks_do_what_one_does(place: Path, recipe: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, PreTrain
 from treering.config import Invalid
 from treering.methods.surgeries import Context
 from treering.methods.surgeries.rebuilt import tensors
-from treering.surgery import _check_positions
 
 WIDE = {**GATED, "head_dim": 64, "max_position_embeddings": 64, "eos_token_id": 0}
 
@@ -139,17 +138,6 @@ def test_what_its_own_family_could_not_open_again_is_refused(scaling: str) -> No
     phi = made(Phi3Config(**small))
     with pytest.raises(Invalid, match="Phi3ForCausalLM cannot be made so"):
         Context(256, scaling=scaling, original=64)(phi, ORIGIN)
-
-
-def test_positions_that_a_model_has_not_are_refused_or_said(tmp_path: Path) -> None:
-    found = made(KINDS["gpt2"]())
-    _check_positions(found, found.config.n_positions)
-    with pytest.raises(Invalid, match="beyond the .* positions of GPT2LMHeadModel, which are lear"):
-        _check_positions(found, found.config.n_positions + 1)
-    with pytest.warns(
-        UserWarning, match="length = 65: beyond the 64 positions of Llama.*'context'"
-    ):
-        _check_positions(made(LlamaConfig(**WIDE)), 65)
 
 
 def test_a_model_without_rope_is_refused() -> None:

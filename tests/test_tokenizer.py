@@ -168,5 +168,5 @@ def test_a_folder_without_a_tokenizers_files_is_refused(tmp_path: Path) -> None:
     """transformers makes one of it that gives no token of any text."""
     settings = {"model_type": "qwen2", "vocab_size": 300}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(Invalid, match=r"tokenizer .*: (gives no token of any text|cannot be load)"):
+    with pytest.raises(Invalid, match=r"tokenizer .*: gives no token of any text .are its"):
         tokenizer.load(tmp_path)

@@ -145,7 +145,7 @@ def _rope(folder: Path) -> dict[str, Any]:
     try:
         text = AutoConfig.from_pretrained(folder).get_text_config()
         return dict(text.to_dict().get("rope_parameters") or {})
-    except (OSError, ValueError):  # of remote code, which is not run here
+    except Exception:  # of remote code, which is not run here, or what its family knows no longer
         settings = _config(folder)
         older = {**(settings.get("rope_scaling") or {}), "rope_theta": settings.get("rope_theta")}
         return dict(settings.get("rope_parameters") or older)

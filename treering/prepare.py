@@ -159,8 +159,14 @@ def _check(parts: list[Part], options: Options) -> None:
         if not part.writer.documents:
             why = "no document fell to it" if len(parts) > 1 else "the input has no document"
             why += f" of at least {options.at_least} tokens" if options.at_least else ""
-            raise Invalid(f"{options.label or part.writer.prefix}: {why} (a .txt is one, however "
-                          "long); give more text, or a file as validation")  # fmt: skip
+            raise Invalid(f"{_name(part, parts, options)}: {why} (a .txt is one, however long); "
+                          "give more text, or a file as validation")  # fmt: skip
+
+
+def _name(part: Part, parts: list[Part], options: Options) -> str:
+    """What the screen calls a store: by the text's label, or as it is called itself."""
+    held_out = "" if part is parts[0] else ", held out"
+    return f"{options.label}{held_out}" if options.label else part.writer.prefix
 
 
 class Bar:
@@ -197,8 +203,7 @@ class Bar:
         """One line for each store, at the end."""
         for part in self._parts if not self._options.quiet else []:
             writer, tally = part.writer, part.tally
-            held_out = "" if part is self._parts[0] else ", held out"
-            name = f"{self._options.label}{held_out}" if self._options.label else writer.prefix
+            name = _name(part, self._parts, self._options)
             line = f"{name}: {writer.documents:,} documents, {writer.tokens:,} tokens"
             if tally.skipped:
                 line += f"; {tally.skipped:,} bad lines skipped, the first {tally.first}"

@@ -171,12 +171,11 @@ def report(options: argparse.Namespace) -> int:
     from treering.report.page import compared
 
     out, arms = Path(options.out), gather(options.runs)
-    suffix = out.suffix.removeprefix(".")
-    if options.format and suffix in FORMATS and options.format != suffix:
+    named = next((form for form in FORMATS if out.suffix == f".{form}"), None)
+    if options.format and named and options.format != named:
         raise Invalid(f"--format {options.format}: {out.name} would not be what its name says")
     table = compared(arms, options.baseline)
-    form = options.format or (suffix if suffix in FORMATS else "html")
-    write.report(arms, out, form, table=table)
+    write.report(arms, out, options.format or named or "html", table=table)
     print(out)
     return 0
 

@@ -42,10 +42,10 @@ def law_of(
     beside: the law that is given, else that which is nearest to what was held out."""
     if resamples < 100:
         raise Invalid(f"--resamples {resamples}: at least 100, or an interval says nothing")
-    names = NEW if new else OLD
-    among = [KINDS[name] for name in names]
-    with Console(stderr=True).status(f"judging {len(among)} laws on what is held out") as shown:
-        tried = judged(points, among if given is None or given in among else [given, *among])
+    among = [KINDS[name] for name in (NEW if new else OLD)]
+    forms = among if given is None or given in among else [given, *among]
+    with Console(stderr=True).status(f"judging {len(forms)} laws on what is held out") as shown:
+        tried = judged(points, forms)
         form = given or (tried[0].fit.form if tried else among[0])
         shown.update(f"fitting {form.name} to {resamples:,} resamples")
         return bootstrap(fitted(form, points), resamples, by="run"), tried

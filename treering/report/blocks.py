@@ -97,7 +97,7 @@ def _against(table: Comparison) -> Iterator[str]:
 
 
 def matrices(views: Sequence[View]) -> str:
-    parts, widest = [], max(map(_widest, views), default=FAINT)
+    parts, widest = [], max([FAINT, *map(_widest, views)])
     for i, shown in enumerate(views):
         learned = shown.matrices[0].learned
         rows = []
@@ -114,9 +114,9 @@ def matrices(views: Sequence[View]) -> str:
 
 
 def _widest(shown: View) -> float:
-    """How far losses of a corpus lie apart, at most; of next to none no colour is made."""
+    """How far losses of a corpus lie apart, at most."""
     known = (column[np.isfinite(column)] for column in shown.values.T)
-    return max((float(np.ptp(column)) for column in known if len(column)), default=FAINT)
+    return max((float(np.ptp(column)) for column in known if len(column)), default=0.0)
 
 
 def _cell(shown: View, row: int, column: int, widest: float, *, learned: bool) -> str:
@@ -124,7 +124,7 @@ def _cell(shown: View, row: int, column: int, widest: float, *, learned: bool) -
     if not np.isfinite(value):
         return "<td>-</td>"
     known = shown.values[:, column][np.isfinite(shown.values[:, column])]
-    heat = (value - known.min()) / max(widest, FAINT)
+    heat = (value - known.min()) / widest
     before = shown.values[:row, column]
     before = before[np.isfinite(before)]
     change = f"<small>{value - before.min():+.3f}</small>" if len(before) else ""
