@@ -79,7 +79,8 @@ def products(place: Path, mesh: Mesh) -> None:
     assert torch.allclose(found, torch.as_tensor(wanted), rtol=1e-12)
     assert mesh.gather(mesh.rank) == [0, 1]
     assert mesh.told(lambda: ["only here", mesh.rank]) == ["only here", 0]
-    assert [mesh.any(mesh.rank == 1) for _ in range(2)] == [False, True]
+    asked = [(mesh.any("stop", mesh.rank == 1), mesh.any("else", False)) for _ in range(2)]
+    assert asked == [(False, False), (True, False)]
     try:
         mesh.together(lambda: 1 // mesh.rank)
     except ZeroDivisionError:

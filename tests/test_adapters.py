@@ -250,6 +250,21 @@ def test_an_average_of_adapters_is_scored_again_and_exported_merged(
     assert not any("lora" in name for name, _ in opened.named_parameters())
 
 
+def test_a_teacher_beside_an_adapter_is_the_model_as_it_began(place: Path, tmp_path: Path) -> None:
+    """Of which an adapter that begins is no change: it teaches nothing at the first step."""
+    sets = (lora(), "update={kind='descent'}", "phases.0.tokens=640", "phases.1.tokens=64")
+    taught = "objective.teacher={weight=20.0, from='start'}"
+    for name, more in (("plain", ()), ("taught", (taught,))):
+        tiny.run(place / "recipe.toml", tmp_path / name, *sets, *more)
+    one, other = (
+        [r for r in tiny.story(tmp_path / name) if r["kind"] == "step"]
+        for name in ("plain", "taught")
+    )
+    assert one[0]["grad_norm"] == pytest.approx(other[0]["grad_norm"], rel=1e-4)
+    assert one[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-6)
+    assert abs(one[-1]["loss"] - other[-1]["loss"]) > 1e-4
+
+
 @pytest.mark.parametrize("merge", ["end", "phase"])
 def test_two_ranks_do_what_one_does(forks: tiny.Forks, tmp_path: Path, merge: str) -> None:
     given = lora(merge=merge), "update={kind='descent'}"
@@ -283,6 +298,8 @@ def test_a_run_without_an_adapter_has_the_identity_that_it_had(unbroken: Path) -
          r"penalties\[0\]: holds weights of an adapter that adapter.merge = 'phase' makes"),
         ((lora(), "update={kind='average', decays=[0.9], inner={kind='coso', rank=2}}"),
          "update.kind = 'coso': is for whole matrices; leave"),
+        ((lora(), "objective.teacher={weight=1.0, from='phase'}"),
+         "objective.teacher.from = 'phase': not with an adapter"),
         ((lora(targets=["q_prok"]),), "adapter.targets = 'q_prok': no such layer; did you mean"),
         ((lora(targets=["lm_head"]),), "adapter.targets = 'lm_head': no such layer"),
     ],

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 
-from treering import checkpoint, config, records
-from treering.analysis import cells
+from treering import checkpoint, cli, config, records, training
+from treering.analysis import cells, forgetting
 from treering.analysis.curves import curves
 from treering.analysis.matrix import matrix
 from treering.branch import due
@@ -102,6 +104,46 @@ def test_a_branch_is_a_run_folder_of_its_own(annealed: Path) -> None:
     assert steps == list(range(1, 61))
     rows = matrix(found).rows
     assert [(row.label, row.step) for row in rows] == [("base", 0), ("first", 25), ("second", 60)]
+
+
+def test_a_summary_has_the_branches_of_the_row_that_is_judged(annealed: Path) -> None:
+    """Not those that left earlier phases, whose scores a branch's records begin with."""
+    own = forgetting.summary(records.read(annealed))["branches"]
+    second = forgetting.summary(records.read(annealed / "annealed/second"))
+    assert [*own] == ["annealed"]
+    for unit, metrics in own["annealed"].items():
+        assert metrics["retained"] == second[unit]["metrics"]["retained"]
+    assert second["branches"] == {}
+
+
+def test_a_checkpoint_that_is_damaged_while_its_branch_is_trained_ends_the_run(
+    recipe: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not gone on with from another step; given again it ends as ever."""
+    real = training.Run.walk
+
+    def walk(self: training.Run, *more: Any) -> Any:
+        ended = real(self, *more)
+        if self.out.parent.name == "annealed":
+            os.truncate(checkpoint.place(tmp_path / "checkpoints", 25) / "__0_0.distcp", 100)
+        return ended
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="25 is passed over"):
+        patch.setattr(training.Run, "walk", walk)
+        with pytest.raises(Invalid, match=r"step-000000025: was damaged while a branch .* again"):
+            tiny.run(recipe, tmp_path, CONSTANT, BRANCHES)
+    with pytest.warns(UserWarning, match="25 is passed over"):
+        tiny.run(recipe, tmp_path, CONSTANT, BRANCHES)
+    assert tiny.weights(tmp_path) == tiny.weights(plain)
+
+
+def test_an_annealed_branch_is_exported_as_a_run_of_its_own(
+    place: Path, annealed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--cache", str(place / "cache"), "--out", str(tmp_path / "model")]
+    assert cli.main(["export", str(annealed), "--branch", "annealed", *given]) == 2
+    assert f"name one of {annealed / 'annealed'}" in capsys.readouterr().err
+    assert cli.main(["export", str(annealed / "annealed/second"), *given]) == 0
 
 
 def test_evaluations_of_branches_are_charged(plain: Path, annealed: Path) -> None:

@@ -73,7 +73,7 @@ WRONG = {
     "model.mlp=0": "model.mlp = 0: must be positive",
     "model.mlp=-8": "model.mlp = -8: must be positive",
     "model={}": ": give a positive number, or model.preset",
-    "model={from='nowhere/at/all'}": "model.from = 'nowhere/at/all': no model could be loaded",
+    "model={from='nowhere/at/all'}": "model 'nowhere/at/all': no such folder",
     "tokenizer.train=100": "tokenizer.train = 100: 256 bytes and the end of text need 257",
     "tokenizer={from='no/such/folder'}": "tokenizer no/such/folder: no such folder",
     "corpora.fr.validation='short.jsonl'": "corpora.fr.validation: ",
@@ -140,6 +140,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     assert ["second", "25", "1,200", "400", "25.00%"] in found
     words = [line.split()[0] for line in lines if line]
     assert {"parameters", "branches", "FLOPs", "memory", "time"} <= set(words)
+    assert ["epochs", "en", "0.36,", "fr", "0.36,", "de", "0.09;", "replay", "apart"] in found
     assert ["branches", "4", "steps", "more,", "annealed"] in found
     parameters = next(line.split()[1] for line in lines if line.startswith("parameters"))
     header = json.loads((place / "finished/records.jsonl").read_text().splitlines()[0])

@@ -161,6 +161,10 @@ def test_the_summary_and_the_page_are_of_the_recipe_as_it_is_now(
     assert [row["label"] for row in summary["rows"]] == ["base", "first", "second"]
     for kept in (summary, json.loads((tmp_path / "summary.json").read_text())):
         assert len(kept["loss"]["values"][0]) == 3 and None not in kept["loss"]["values"][0]
+    found = records.read(tmp_path)  # row 0 of what came later is charged, too
+    tokens = sum(r["tokens"] for r in found if r["kind"] == "score")
+    spent = tokens * next(r["flops_per_token"] for r in found if r["kind"] == "header") / 3
+    assert found[-1]["ledger"]["evaluation_flops"] == pytest.approx(spent)
     arms = gather([str(tmp_path)])
     made = page(arms, compared(arms))
     assert all(f"{loss:.3f}" in made for loss in summary["loss"]["values"][0])

@@ -124,6 +124,40 @@ def test_gradients_that_are_compared_with_are_held_and_not_saved(
     assert said.staged == plain.staged and said.peak > plain.peak
 
 
+def test_what_lies_on_the_host_is_not_on_the_device(place: Path) -> None:
+    reptile = "update={kind='reptile', every=5, rate=0.5, anchor='%s'}"
+    near, far = (described(place, 1, reptile % where) for where in ("device", "cpu"))
+    assert far.host == {"update.anchor": near.held["update.anchor"]} and not near.host
+    assert far.peak == near.peak - near.held["update.anchor"] and far.staged == near.staged
+    latest = "update={kind='latest', every=2, last=3, snapshots='cpu', inner={kind='reptile', "
+    said = described(place, 1, latest + "every=5, rate=0.5, anchor='cpu'}}")
+    assert len(said.host) == 4 and {*said.host.values()} == {said.held["weights"]}
+
+
+def test_only_what_changes_is_staged(place: Path) -> None:
+    """Not what lies beside an adapter until it is merged, nor a teacher that stays the same."""
+
+    def lora(merge: str) -> str:
+        return f"adapter={{kind='lora', rank=2, merge='{merge}'}}"
+
+    plain = "update={kind='descent'}"
+    end, phase = (described(place, 1, plain, lora(merge)) for merge in ("end", "phase"))
+    assert end.held == phase.held
+    assert phase.staged == sum(phase.held.values()) - phase.held["gradients"]
+    assert end.staged == phase.staged - end.held["frozen weights"]
+    taught = "objective.teacher={weight=1.0, from='%s'}"
+    start, last = (described(place, 1, plain, taught % of) for of in ("start", "phase"))
+    assert last.staged == start.staged + start.held["teacher"]
+
+
+def test_directions_are_whole_on_every_rank(place: Path) -> None:
+    coso = "update={kind='coso', rank=4, sketch=4, side='both'}"
+    one, two = (described(place, world, coso).held for world in (1, 2))
+    own = [kind for kind in one if "rows." in kind or "columns." in kind]
+    assert len(own) == 6 and all(two[kind] == one[kind] for kind in own)
+    assert two["weights"] == pytest.approx(one["weights"] / 2, rel=0.01)
+
+
 def test_a_teacher_is_as_large_as_the_model_whatever_of_it_is_trained(place: Path) -> None:
     taught = "objective.teacher.weight=1.0"
     frozen = "optimizer.groups=[{match='layers', last=0, rate=0.0}]"

@@ -137,11 +137,20 @@ def test_dropout_that_is_asked_for_repeats_and_resumes_bit_for_bit(
     tiny.assert_same_run(tmp_path / "parts", tmp_path / "one")
 
 
-@pytest.mark.parametrize("source", ["no/such", "no-such", "a/b/c"])
+@pytest.mark.parametrize("load", [pretrained.folder, pretrained.load, pretrained.described])
+@pytest.mark.parametrize("source", ["a/b/c", "./no-such", "../no-such", "/no/such", "~/no-such"])
+def test_a_path_that_leads_nowhere_is_refused_before_the_hub_is_asked(
+    source: str, load: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "snapshot_download", None)
+    monkeypatch.setattr(pretrained, "AutoConfig", None)
+    with pytest.raises(Invalid, match=f"model '{source}': no such folder; correct the path"):
+        load(source)
+
+
+@pytest.mark.parametrize("source", ["no/such", "no-such"])
 def test_a_model_that_is_nowhere_is_named(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(repo: str, **_: object) -> str:
-        if repo.count("/") > 1:
-            raise ValueError("not a repo id")
         raise ConnectionError("Name or service not known\nand more")
 
     monkeypatch.setattr(pretrained, "snapshot_download", fetch)
@@ -155,7 +164,7 @@ def test_weights_that_are_a_pickle_are_refused(place: Path, tmp_path: Path) -> N
     found.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     torch.save(found.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(Invalid, match=r"model.from = '.*pickled': no model could be loaded"):
+    with pytest.raises(Invalid, match=r"model '.*pickled': no model could be loaded"):
         pretrained.load(str(folder))
 
 

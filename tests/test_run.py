@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import tiny
 from tiny import STEPS
 
 import treering
-from treering import records, training
+from treering import records, saving, training
 from treering.analysis import forgetting
 from treering.config import Invalid
 
@@ -108,6 +109,26 @@ def test_checkpoints_are_recorded_and_the_last_ones_are_there(unbroken: Path) ->
     assert (unbroken / found[-1]["path"]).is_dir()
 
 
+def test_after_so_many_minutes_without_a_checkpoint_there_is_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by a minute at each step; phase ends are checkpoints, too."""
+    minutes = iter(range(0, 60 * 10_000, 60))
+    monkeypatch.setattr(saving, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    out = tmp_path / "run"
+    tiny.run(recipe, out, "checkpoint={every_minutes=9.5}")
+    found = [record["step"] for record in of("checkpoint", out)]
+    assert found == [10, 20, 25, 35, 45, 50]
+
+
+def test_some_checkpoints_stay_for_good(recipe: Path, tmp_path: Path) -> None:
+    """Those of phase ends, and of every so many tokens; of the others the last."""
+    kept = "checkpoint={every_tokens=448, keep=1, stay_at_phase=true, stay_every_tokens=1024}"
+    tiny.run(recipe, tmp_path, kept)
+    steps = [int(name.removeprefix("step-")) for name in tiny.checkpoints(tmp_path)]
+    assert steps == [16, 25, 32, 48, 49, 50]
+
+
 def test_the_summary_is_the_analysis_of_the_records(unbroken: Path) -> None:
     summary = json.loads((unbroken / "summary.json").read_text())
     assert summary == forgetting.summary(records.read(unbroken))
@@ -176,6 +197,21 @@ def test_ctrl_c_saves_and_the_second_run_goes_on_bit_for_bit(
         ("update={kind='descent'}", "replay.memory={kind='everything'}"),
         ("replay.budget='batch'", "replay.memory={kind='balanced', over='past'}"),
         ("replay.budget='fresh'", "optimizer.at_phase='reset'", "schedule.span='phase'"),
+        (
+            "replay.memory={kind='everything', over='past'}",
+            "update.reset_moments=true",
+            "schedule={kind='wsd', peak=0.01, warmup=0.1, span='phase'}",
+        ),
+        (
+            "objective.normalize='weights'",
+            "objective.replayed=0.5",
+            "schedule={kind='infinite', peak=0.01, warmup=0.1}",
+        ),
+        ("update={kind='coso', rank=4, sketch=4, every=3, side='in', decay=0.9}",),
+        (
+            "objective.teacher={weight=2.0, from='start'}",
+            "penalties=[{kind='l2', weight=0.1, anchor='start'}]",
+        ),
         ("update.align=true", "update.start='second'", "update.anchor='cpu'"),
         ("update.inner={kind='reptile', every=2, rate=0.3}", "optimizer.kind='sgd'"),
         ("update.inner={kind='per_sample'}", "batch.micro=16"),
@@ -186,7 +222,8 @@ def test_ctrl_c_saves_and_the_second_run_goes_on_bit_for_bit(
 def test_every_method_resumes_bit_for_bit(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: tuple[str, ...]
 ) -> None:
-    sets = ("phases.0.tokens=1280", "phases.1.tokens=640", *sets)  # 30 steps
+    """Interrupted in its second phase, where what the first one left behind counts."""
+    sets = ("phases.0.tokens=640", "phases.1.tokens=1280", *sets)  # 30 steps
     tiny.run(recipe, tmp_path / "whole", *sets)
     interrupt(monkeypatch, recipe, tmp_path / "parts", *sets)
     tiny.run(recipe, tmp_path / "parts", *sets)

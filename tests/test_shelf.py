@@ -165,3 +165,15 @@ def test_rows_are_not_compared_where_they_come_one_at_a_time(place: Path) -> Non
     sets = (f"update={update}", "batch.micro=16")
     with pytest.raises(Invalid, match="'agem' compares the rows of a step"):
         shelf.check(config.load(place / "recipe.toml", sets=sets))
+
+
+@pytest.mark.parametrize(
+    ("inner", "said"),
+    [("rate=1.5, every=2", "update.inner.rate = 1.5: must be in"),
+     ("rate=0.5, every=0", "update.inner.every = 0: must be at least 1"),
+     ("rate=0.5, evry=2", "update.inner.evry = 2: unknown key")],
+)  # fmt: skip
+def test_what_is_wrong_inside_is_named_where_it_stands(place: Path, inner: str, said: str) -> None:
+    given = f"update={{kind='reptile', every=2, rate=0.5, inner={{kind='reptile', {inner}}}}}"
+    with pytest.raises(Invalid, match=f"^{said}"):
+        shelf.check(config.load(place / "recipe.toml", sets=(given,)))

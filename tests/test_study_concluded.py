@@ -80,6 +80,16 @@ def test_a_baseline_with_axes_is_its_first_setting_or_the_one_that_is_named(plac
     assert conduct.conclude(found, place / "out")["baseline"] == "a-rate1.0"
 
 
+def test_a_cell_stays_finished_when_what_makes_no_other_run_changes(place: Path) -> None:
+    found, out = finish(place)
+    free = "compute.recompute = 'full'\nprobe.every = 5\nmesh.timeout = 60.0\ntrack.name = 'x'\n"
+    free += "checkpoint = { every_tokens = 64, keep = 5 }\nguard.max_skipped = 3\n"
+    for common, same in ((free, True), ("optimizer.clip = 0.5\n", False)):
+        again = load(place, SEEDED.replace("[arms", f"[common]\n{common}[arms", 1))
+        assert [cell.name for cell in again] == [cell.name for cell in found]
+        assert {conduct.is_finished(cell, out) for cell in again} == {same}
+
+
 SHARES = """
 baseline = "rewarm"
 [grid]

@@ -157,3 +157,12 @@ def test_markdown_is_a_table_with_one_line_a_row() -> None:
     assert (
         lines[-1] == "Means: retained 2.933, learned 2.750, forgetting +0.200, bwt -0.200, fwt -."
     )
+
+
+def test_branches_are_named_beneath_the_metrics_of_the_run() -> None:
+    worse = METRICS | {"retained": {"value": None, "per_corpus": {}, "reason": "missing"}}
+    found = summary(branches={"average 0.99": {"loss": METRICS}, "<b>|": {"loss": worse}})
+    text = shown(found)
+    said = "average 0.99: retained 2.933, learned 2.750, forgetting +0.200"
+    assert said in text and "<b>|: retained -, learned 2.750" in text
+    assert f"- {said}" in markdown(found) and "- \\<b>\\|: retained -" in markdown(found)

@@ -223,6 +223,17 @@ def test_a_teacher_lies_in_bf16_where_products_are_and_teaches_nearly_the_same(
     assert one == pytest.approx(other, rel=5e-3) and one != other
 
 
+def test_a_teacher_costs_its_forward_pass_whatever_is_frozen(place: Path) -> None:
+    found = []
+    for frozen in ((), ("optimizer.groups=[{match='layers', rate=0.0}]",)):
+        recipe = config.load(place / "recipe.toml", sets=("objective.teacher.weight=1.0", *frozen))
+        parts = build.parts(recipe, build.data(recipe, place / "cache"), Mesh())
+        assert parts.learner.forward.root.teacher is not None
+        found.append(parts.learner.forward.root.teacher.flops)
+        costs = parts.learner.flops_per_token
+    assert found[0] == found[1] > costs / 3
+
+
 @pytest.fixture(scope="module")
 def taught(forks: tiny.Forks) -> Path:
     out = forks.place / "taught"
@@ -235,9 +246,7 @@ def test_a_killed_run_is_taught_by_the_same(
     forks: tiny.Forks, taught: Path, tmp_path: Path
 ) -> None:
     out, given = tmp_path / "run", [f"--set={one}" for one in (*SHORT, *TAUGHT)]
-    tiny.kill_after_step(forks.start(out, *given), out, 16)
-    code, log = forks.run(out, *given)
-    assert code == 0, log
+    tiny.kill_and_go_on(forks, out, 12, *given)
     tiny.assert_same_run(out, taught)
 
 

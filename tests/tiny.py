@@ -306,6 +306,18 @@ def kill_after_step(sitting: Sitting, out: Path, step: int) -> None:
     assert sitting.wait()[0] == -signal.SIGKILL, "it had ended before it was killed"
 
 
+def kill_and_go_on(forks: Forks, out: Path, step: int, *arguments: str) -> None:
+    """A run that is killed as soon as its records hold a step, and given again: it went on, from a
+    checkpoint that was not its last, to the end."""
+    from treering import records
+
+    kill_after_step(forks.start(out, *arguments), out, step)
+    code, log = forks.run(out, *arguments)
+    assert code == 0, log
+    resumed = int(log.split("resuming after step")[1].split()[0])
+    assert 0 < resumed < max(r["step"] for r in records.read(out) if r["kind"] == "step")
+
+
 def serve(place: Path) -> None:
     """Fork a run for each line of the standard input; print its ids, and its exit codes."""
     import torch

@@ -18,12 +18,11 @@ from treering import folder, records, schema, shelf
 from treering.atomic import replacing
 from treering.build import Data, Parts
 from treering.config import Recipe, exact
-from treering.identity import FREE
 from treering.ledger import Ledger
 from treering.position import State
 from treering.records import ANNEALED, Record
 from treering.report.live import Live
-from treering.tables import Anneal, Track
+from treering.tables import FREE, Anneal, Track
 
 SPENT = ("tokens", "fresh_tokens", "flops")
 SCORED_AS = ("phase", "corpus", "loss", "bits_per_byte", "tokens")

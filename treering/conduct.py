@@ -27,9 +27,9 @@ from treering.config import Invalid, Recipe, Table
 from treering.engines.process import Job
 from treering.interruption import preempted
 from treering.report import card, comparison, write
-from treering.schema import read, values
+from treering.schema import differences, read, values
 from treering.study import Cell, naming
-from treering.tables import Track
+from treering.tables import FREE
 
 Engine = Callable[[list[Job], Callable[[list[str]], None]], Generator[tuple[Job, int], None, None]]
 
@@ -72,13 +72,14 @@ def is_finished(cell: Cell, out: Path) -> bool:
         made = read(Recipe, config.toml(run / "recipe.toml"), "")  # its files may have moved
     except Invalid:
         return False  # what another version wrote: the run itself will tell
-    return _identity(made) == _identity(cell.recipe)
+    found = differences(_without_paths(made), _without_paths(cell.recipe))
+    return all(key.startswith(FREE) for key in found)
 
 
-def _identity(recipe: Recipe) -> Table:
-    """The recipe without what may change after a run: where files lie, and who tracks it."""
+def _without_paths(recipe: Recipe) -> Table:
+    """The recipe's values; its files may have been moved."""
     evaluate = replace(recipe.evaluate, task_folder=None, task_data=None)
-    bare: Table = card.without_folders(values(replace(recipe, evaluate=evaluate, track=Track())))
+    bare: Table = card.without_folders(values(replace(recipe, evaluate=evaluate)))
     return bare
 
 

@@ -128,12 +128,14 @@ def _check_parts(recipe: Recipe, want: Want) -> None:
     want(precision in kinds, "compute.precision", precision, f"one of {kinds}")
     recompute, ways = recipe.compute.recompute, ("none", "selective", "full")
     want(recompute in ways, "compute.recompute", recompute, f"one of {ways}")
-    every_tokens = {
+    cadences = {
         "evaluate.every_tokens": recipe.evaluate.every_tokens,
+        "probe.every": recipe.probe.every,
+        "checkpoint.every_minutes": recipe.checkpoint.every_minutes,
         "checkpoint.every_tokens": recipe.checkpoint.every_tokens,
         "checkpoint.stay_every_tokens": recipe.checkpoint.stay_every_tokens,
     }
-    for key, every in every_tokens.items():
+    for key, every in cadences.items():
         want(every is None or every > 0, key, every, "must be positive")
     mesh = recipe.mesh
     for key, number in (("replicate", mesh.replicate), ("shard", mesh.shard)):
@@ -142,8 +144,6 @@ def _check_parts(recipe: Recipe, want: Want) -> None:
     for key, time in seconds.items():
         want(0 < time <= MONTH, key, time, f"must be positive seconds, {MONTH:,} at most")
     _check_model(recipe, want)
-    probe = recipe.probe.every
-    want(probe is None or probe > 0, "probe.every", probe, "must be at least 1 step")
     want(recipe.evaluate.tokens >= 0, "evaluate.tokens", recipe.evaluate.tokens, "0 means all")
     want(recipe.checkpoint.keep >= 1, "checkpoint.keep", recipe.checkpoint.keep, "at least 1")
 

@@ -16,6 +16,7 @@ from treering.footprint import Footprint, footprint
 from treering.loop import train
 from treering.mesh import Mesh, device
 
+APART = "evaluations, meta-updates, penalties and teachers"
 STEPS = 3  # of a trial; the fastest counts
 
 
@@ -37,7 +38,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     if beside:
         tokens += beside * recipe.batch.tokens
         console.print(f"branches    {beside:,} steps more, annealed")
-    console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, evaluations apart")
+    console.print(f"FLOPs       {tokens * found.flops_per_token:.3g}, {APART} apart")
     for line in _memory(found, world):
         console.print(line, highlight=False, soft_wrap=True)
     if der := found.recorded * fresh:
@@ -45,7 +46,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     there = device()
     if world > 1:
         console.print(f"time        not tried: {world} processes are asked for, this is one")
-    elif found.peak > (room := _room(there)):
+    elif found.peak + _also(found, there) > (room := _room(there)):
         console.print(f"time        not tried: {there.type} has {_size(room)}")
     else:
         minutes, steps = _trial(recipe, data, Mesh(device=there))
@@ -55,10 +56,17 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
 def _memory(found: Footprint, world: int) -> list[str]:
     parts = found.held | {"gathered weights": found.gathered, "activations": found.activations}
     each = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+    hosts = [f"{_size(size)} of {name}" for name, size in found.host.items()]
+    hosts.append(f"{_size(found.staged)} while a checkpoint is written")
     return [
         f"memory      {_size(found.peak)} on each of {world} in {found.precision}: {each}",
-        f"            and {_size(found.staged)} on its host while a checkpoint is written",
+        f"            and {', '.join(hosts)} on its host",
     ]
+
+
+def _also(found: Footprint, there: torch.device) -> int:
+    """What lies on the host, where that is the device."""
+    return sum(found.host.values()) if there.type == "cpu" else 0
 
 
 def _size(size: int) -> str:
@@ -105,4 +113,8 @@ def _plan(recipe: Recipe, data: build.Data, console: Console) -> tuple[int, int]
         )
         trained, first = trained + rows * recipe.length, first + rows - replayed
     console.print(table)
+    each = zip(data.planner.names, state.positions, data.planner.sizes, strict=True)
+    epochs = ", ".join(f"{name} {taken / size:.2f}" for name, taken, size in each if taken)
+    said = f"epochs      {epochs}; replay apart"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
     return trained, first

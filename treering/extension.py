@@ -18,7 +18,7 @@ from pathlib import Path
 from treering import adapter, checkpoint, folder, records, schema, shelf
 from treering.build import Data
 from treering.config import Invalid, Recipe, Table
-from treering.identity import FREE
+from treering.tables import FREE
 from treering.together import nested
 
 JUMP = 0.01  # of the rate

@@ -29,6 +29,7 @@ from treering.mesh import Mesh, device, fit
 from treering.objective import attending, objective
 from treering.predictions import slot
 from treering.spread import materialize
+from treering.together import nested
 
 FP32 = 4  # bytes
 CPU = torch.device("cpu")  # of fake tensors; its attention keeps what a GPU's flash attention keeps
@@ -41,8 +42,8 @@ class Footprint:
     `held` from step to step by kind: weights, gradients (while a step lasts), the optimizer's and
     the update's tensors, each spread over the ranks. `gathered`: whole weights of the blocks at
     work, and their gradient before it is spread. `activations`: what a step holds beyond that at
-    its height. `staged`: a checkpoint's copy in the host's memory while it is written. `recorded`:
-    a sample's first prediction on the disk (DER).
+    its height. `host`: by kind, what lies in the host's memory; `staged`: a checkpoint's copy there
+    while it is written. `recorded`: a sample's first prediction on the disk (DER).
     """
 
     parameters: int
@@ -51,6 +52,7 @@ class Footprint:
     held: dict[str, int]
     gathered: int
     activations: int
+    host: dict[str, int]
     staged: int
     recorded: int
 
@@ -90,8 +92,10 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
                 recompute(layer, selective=recipe.compute.recompute == "selective")
         calls = -(-recipe.rows // (rows * world))
         height = _height(call, shares, recipe.length, calls)
-        held = _held(call, shares, recipe)
-    gradients = held["weights"]  # of what is trained
+        every = _held(call, shares, recipe)
+    gradients = every["weights"]  # of what is trained
+    held = {kind: size for kind, size in every.items() if not kind.startswith(_on_host(recipe))}
+    unsaved = _unsaved(recipe)
     activations = max(0, height - gradients)
     return Footprint(
         parameters=parameters,
@@ -100,15 +104,26 @@ def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
         held={"gradients": gradients, **_references(recipe, gradients), **held},
         gathered=gathered(*largest, width, activations) if shard > 1 else 0,
         activations=activations,
-        staged=sum(held.values()),
+        host={kind: size for kind, size in every.items() if kind not in held},
+        staged=sum(size for kind, size in every.items() if kind not in unsaved),
         recorded=_recorded(recipe, model.size(begun)),
     )
 
 
 def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> dict[str, int]:
-    """Bytes of what is kept from step to step, once the weights are those of one rank."""
+    """Bytes of what is kept from step to step, once the weights are those of one rank. What is
+    shaped as weights are is spread as they are; anything else is whole on every rank."""
+    whole, shapes = _kept(call, recipe), {weight.shape for weight in call.root.parameters()}
     for weight, share in zip(call.root.parameters(), shares, strict=True):
         weight.data = torch.empty(share)
+    found = _kept(call, recipe)
+    for kind, tensors in whole.items():
+        if not all(tensor.shape in shapes for tensor in tensors):
+            found[kind] = tensors
+    return {kind: sum(tensor.nbytes for tensor in tensors) for kind, tensors in found.items()}
+
+
+def _kept(call: Forward, recipe: Recipe) -> dict[str, list[torch.Tensor]]:
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = shelf.update(recipe, recipe.update).state(learner)
     frozen = [weight for weight in call.root.parameters() if not weight.requires_grad]
@@ -119,7 +134,25 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
     if recipe.objective.teacher.weight:  # taken to be as large as the model
         every = call.root.parameters()
         kept["teacher"] = [p.detach().to(call.dtype or torch.float32) for p in every]
-    return {name: sum(tensor.nbytes for tensor in found) for name, found in kept.items()}
+    return kept
+
+
+def _on_host(recipe: Recipe) -> tuple[str, ...]:
+    """How the kinds begin that lie in the host's memory: anchors and snapshots on the "cpu"."""
+    found = []
+    for depth, table in enumerate(nested(recipe)):
+        of = "update." + "inner." * depth
+        found += [of + "anchor"] if table.get("anchor") == "cpu" else []
+        found += [of + "snapshot "] if table.get("snapshots") == "cpu" else []
+    return tuple(found)
+
+
+def _unsaved(recipe: Recipe) -> set[str]:
+    """Kinds that no checkpoint holds, as they stay what they were at the start."""
+    small = adapter.named(recipe)
+    merges = small is not None and small.merge == "phase"
+    stays = {"frozen weights": not merges, "teacher": recipe.objective.teacher.from_ != "phase"}
+    return {kind for kind, stay in stays.items() if stay}
 
 
 def _references(recipe: Recipe, gradients: int) -> dict[str, int]:

@@ -7,10 +7,6 @@ from dataclasses import MISSING, fields
 from treering import pretrained, schema
 from treering.config import Recipe, Table
 
-# What makes no other run: keys of an identity begin so.
-FREE = ("compute.", "batch.micro", "probe.", "guard.max_skipped", "evaluate.every_tokens",
-        "evaluate.task_batch")  # fmt: skip
-
 # Left out where they ask for nothing.
 LATER = ("adapter", "anneal", "objective", "penalties", "surgeries")
 

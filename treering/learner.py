@@ -129,9 +129,9 @@ class Learner:
         return Applied(norm, refused, torch.stack(held).sum() if held else None)
 
     def gradient(self, batch: Batch) -> list[torch.Tensor]:
-        """The gradient of the batch's mean loss, without weights by role and without a teacher, one
-        tensor for each parameter; nothing is kept of it. Only between steps, when no gradient waits
-        to be applied."""
+        """The gradient of the batch's mean loss, z-loss with it, but without weights by role or a
+        teacher: one tensor for each parameter; nothing is kept of it. Only between steps, when no
+        gradient waits to be applied."""
         self._backward(batch, tables.Objective())
         return self.take_gradient()
 

@@ -33,6 +33,10 @@ class Ledger:
         """FLOPs of learning; evaluation, probes and annealed branches are charged apart."""
         return self.training_flops + self.meta_flops
 
+    def passed(self, every: int | None, before: Ledger) -> bool:
+        """Whether all trained tokens have passed a multiple of `every` since the ledger before."""
+        return every is not None and self.tokens // every > before.tokens // every
+
     def purposes(self) -> dict[str, float]:
         """FLOPs by what they were spent on, as records have them."""
         return {name: value for name, value in asdict(self).items() if name.endswith("_flops")}

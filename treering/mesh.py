@@ -53,7 +53,7 @@ class Mesh:
 
     def __post_init__(self) -> None:
         self._told, self._asides = count(), count()
-        self._asked: tuple[torch.Tensor, Any] | None = None
+        self._asked: dict[str, tuple[torch.Tensor, Any]] = {}
 
     @property
     def rows(self) -> slice:
@@ -99,18 +99,18 @@ class Mesh:
             dist.all_reduce(total, group=self.grid.get_group("shard"))
         return total
 
-    def any(self, asked: bool) -> bool:
-        """Whether any rank asked for something, at the call before: so that nobody waits for the
+    def any(self, what: str, asked: bool) -> bool:
+        """Whether any rank asked for `what`, at the call before: so that nobody waits for the
         device, or for a rank that is a step behind. Every rank gets the same answer."""
         if self.world == 1:
             return asked
         answer = False
-        if self._asked is not None:
-            flag, work = self._asked
+        if what in self._asked:
+            flag, work = self._asked[what]
             work.wait()
             answer = bool(flag.item())
         flag = torch.full((), float(asked))
-        self._asked = flag, dist.all_reduce(flag, group=self.hosts, async_op=True)
+        self._asked[what] = flag, dist.all_reduce(flag, group=self.hosts, async_op=True)
         return answer
 
     def gather(self, item: T) -> list[T]:

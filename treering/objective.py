@@ -99,4 +99,5 @@ def teacher(recipe: Recipe, begun: PreTrainedModel, mark: str) -> model.Teacher 
     dtype = precision(recipe.compute.precision, device()) or torch.float32
     for param in found.parameters():  # not buffers: those of RoPE need fp32
         param.data = param.data.to(dtype)
-    return model.Teacher(found, model.cost(found, recipe.length))
+    whole = model.cost(found, recipe.length) + 2.0 * model.frozen(found)  # as if all were trained
+    return model.Teacher(found, whole)

@@ -34,7 +34,7 @@ from treering.mesh import Mesh, joined
 from treering.model import Root
 from treering.objective import forward as rooted
 from treering.objective import objective
-from treering.records import read
+from treering.records import ANNEALED, read
 from treering.report.card import card, ours
 from treering.tables import Evaluate
 
@@ -184,6 +184,10 @@ def _of_branch(
     update.restore(numbers["update"])
     branches = update.branches()
     if branch not in branches:
+        if branch == ANNEALED:
+            raise Invalid(
+                f"--branch {branch}: is a run of its own; name one of {folder / ANNEALED}"
+            )
         known = ", ".join(branches) or "none; see [update] 'average' and 'latest'"
         raise Invalid(f"--branch {branch!r}: the run's branches are {known}")
     learner.put(branches[branch])

@@ -237,6 +237,7 @@ def study(found: Pilots, recipe: Recipe, base: Path, out: Path, data: str | None
     words = [
         f"Pilots: {found.runs} runs, {found.cost:.3g} FLOPs (6 N D), "
         f"{len(WITHIN) + 1} points each, the ends of annealed branches.",
-        f"{command('study', out.name, 'PILOTS', data)} --jobs 2, then treering plan fit PILOTS",
+        f"{command('study', str(out), 'PILOTS', data)} --jobs 2",
+        "treering plan fit PILOTS --old CORPUS",
     ]
     return "".join(f"# {line}\n" for line in words) + tomli_w.dumps(table)

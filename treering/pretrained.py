@@ -29,7 +29,7 @@ from treering import weights
 from treering.config import Invalid
 from treering.mesh import Mesh
 from treering.spread import whole
-from treering.tokenizer import save
+from treering.tokenizer import is_folder, save
 
 FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*"]
 
@@ -52,7 +52,7 @@ def load(source: str, *, dropout: float = 0.0, remote_code: bool = False) -> Pre
         model: PreTrainedModel = loaded[0]
         missing = sorted(loaded[1]["missing_keys"])
         if missing:  # transformers would make them up
-            raise Invalid(f"model.from = {source!r}: has no weight {missing[0]!r} "
+            raise Invalid(f"model {source!r}: has no weight {missing[0]!r} "
                           f"({len(missing)} are missing)")  # fmt: skip
         return model
 
@@ -73,15 +73,15 @@ def described(source: str, *, dropout: float = 0.0, remote_code: bool = False) -
             if model.can_generate() and (folder(source) / "generation_config.json").exists():
                 model.generation_config = GenerationConfig.from_pretrained(source)
             return model
-    warnings.warn(f"model.from = {source!r}: its files must be converted, so that every process "
-                  "reads the whole model", stacklevel=2)  # fmt: skip
+    warnings.warn(f"model {source!r}: its files must be converted, so that every process reads "
+                  "the whole model", stacklevel=2)  # fmt: skip
     return load(source, dropout=dropout, remote_code=remote_code)
 
 
 def folder(source: str) -> Path:
     """Where a model's files lie: the folder itself, or that of a hub id, fetched if need be. Raises
     Invalid where there is neither."""
-    if Path(source).is_dir():
+    if is_folder(source, f"model {source!r}"):
         return Path(source)
     try:
         return Path(snapshot_download(source, allow_patterns=FILES))
@@ -100,13 +100,14 @@ def _settings(source: str, dropout: float, remote_code: bool) -> PreTrainedConfi
 @contextmanager
 def _naming(source: str) -> Iterator[None]:
     """Whatever hinders a model from being loaded is said with its name."""
+    is_folder(source, f"model {source!r}")
     try:
         yield
     except Invalid:
         raise
     except Exception as error:  # a damaged config.json makes transformers fail in any way
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise Invalid(f"model.from = {source!r}: no model could be loaded ({reason})") from error
+        raise Invalid(f"model {source!r}: no model could be loaded ({reason})") from error
 
 
 def fingerprint(source: str | None) -> str | None:

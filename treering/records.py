@@ -10,7 +10,7 @@
     score       step (0 before training), phase, corpus, loss (nats/token), bits_per_byte, tokens
     branch_score  as score, of weights beside the trained ones: branch ("average 0.99"); of an
                 annealed branch also what it spent after the step: tokens_beyond,
-                fresh_tokens_beyond, flops_beyond
+                fresh_tokens_beyond, flops_beyond, evaluation_flops_beyond
     task        step, phase (at row 0 and phase ends), task, metric, value, stderr (or null), n
     probe       step (before which it was made), phase, cosine, earlier_cosine, dot, fresh_norm,
                 earlier_norm, tokens: see probe.Alignment
@@ -69,9 +69,8 @@ KINDS: dict[str, Any] = {
         ("loss?", "rate?", "tokens?", "fresh_tokens?", "flops?", *(f"{t}?" for t in TIMES)), float
     ),
     "score": SCORE,
-    "branch_score": SCORE | {"branch": str} | dict.fromkeys(
-        ("tokens_beyond?", "fresh_tokens_beyond?", "flops_beyond?"), float
-    ),
+    "branch_score": SCORE | {"branch": str} | {f"{spent}_beyond?": float for spent in
+        ("tokens", "fresh_tokens", "flops", "evaluation_flops")},
     "task": PLACE | {"phase": str, "task": str, "metric": str, "value?": float, "stderr?": float},
     "probe": PLACE | {"cosine": float},
     "ranks": PLACE | {

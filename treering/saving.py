@@ -6,6 +6,7 @@ when the next one is due.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from treering import checkpoint, position, tables
-from treering.config import Table
+from treering.config import Invalid, Table
 from treering.learner import Learner, tensors
+from treering.ledger import Ledger
 from treering.position import State
 from treering.predictions import Predictions
 from treering.protocols import Update
@@ -32,9 +34,25 @@ class Saver:
         self._folder, self._policy = out / "checkpoints", policy
         self._learner, self._update = learner, update
         self.predictions = predictions
-        self._aside = learner.forward.mesh.aside()
+        self._mesh, self._aside = learner.forward.mesh, learner.forward.mesh.aside()
+        self._saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="treering-saver")
         self._writing: Future[Path] | None = None
+
+    def due(self, ledger: Ledger, before: Ledger) -> bool:
+        """Whether it is time for a checkpoint, by the tokens since the ledger `before` and by the
+        clock of the first rank. All ranks ask after each step."""
+        now = time.monotonic()
+        late = self._mesh.rank == 0 and now - self._saved > 60 * self._policy.every_minutes
+        if late:
+            self._saved = now  # asked once: the answer may come a step later
+        late = self._mesh.any("checkpoint", late)
+        return late or ledger.passed(self._policy.every_tokens, before)
+
+    def stays(self, ledger: Ledger, before: Ledger, *, ends: bool) -> bool:
+        """Whether the checkpoint of a step, which may end a phase, is never removed."""
+        passed = ledger.passed(self._policy.stay_every_tokens, before)
+        return passed or (ends and self._policy.stay_at_phase)
 
     def save(self, state: State, numbers: Table, *, stays: bool) -> Path:
         """Begin to write the checkpoint after a step, in a folder that will be there when it is
@@ -49,6 +67,7 @@ class Saver:
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in self._named(arrays).items()
         }
+        self._saved = time.monotonic()
         self._writing = self._thread.submit(
             checkpoint.save, self._folder, state.step, staged, content,
             keep=self._policy.keep, stays=stays, mesh=self._aside,
@@ -88,10 +107,14 @@ class Saver:
             self.predictions.back(numbers["plan"]["step"])
         return position.widened(position.restore(numbers["plan"], arrays), start)
 
-    def back(self, start: State) -> None:
-        """Return to the newest checkpoint, that of the present step."""
+    def back(self, start: State, step: int) -> None:
+        """Return to the checkpoint after a step, the newest. Raises Invalid where it was damaged
+        meanwhile."""
         found = self.newest()
-        assert found is not None
+        if found is None or found[1]["plan"]["step"] != step:
+            raise Invalid(f"{checkpoint.place(self._folder, step)}: was damaged while a branch of "
+                          "it was trained; give the command again to go on from an older "
+                          "one")  # fmt: skip
         self.restore(*found, start)
 
     def _named(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from treering.build import Parts
 from treering.evaluate import scores
 from treering.interruption import Interruption
 from treering.journal import Journal
+from treering.learner import Learner
 from treering.model import frozen
 from treering.records import Record
 from treering.report.live import Live
@@ -30,7 +31,6 @@ def score(
     branches = parts.update.branches() if ends else {}
     losses: dict[str, float] = {}
     tokens = 0
-    forward_flops = (learner.flops_per_token + 2.0 * frozen(learner.forward.root.model)) / 3
     stop = _stopping(parts, interruption)
     if step:
         journal.write("ranks", place | parts.ranks.record())
@@ -52,7 +52,12 @@ def score(
             journal.write("task", place | dataclasses.asdict(task))
         tokens += tasks.tokens
     parts.ranks.begin()
-    return tokens * forward_flops
+    return tokens * forward_flops(learner)
+
+
+def forward_flops(learner: Learner) -> float:
+    """FLOPs of a token that is scored."""
+    return (learner.flops_per_token + 2.0 * frozen(learner.forward.root.model)) / 3
 
 
 def scored(found: list[Record]) -> list[str]:
@@ -72,7 +77,7 @@ def late(parts: Parts, known: list[str]) -> list[tuple[str, Record]]:
 
 def _stopping(parts: Parts, interruption: Interruption) -> Callable[[], None]:
     def stop() -> None:
-        if parts.learner.forward.mesh.any(interruption.asked):
+        if parts.learner.forward.mesh.any("stop", interruption.asked):
             raise Unscored
 
     return stop

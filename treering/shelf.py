@@ -1,4 +1,4 @@
-"""The shelf opened: the recipe's tables become methods. With build.py the only importer of it."""
+"""The shelf opened: the recipe's tables become methods."""
 
 from __future__ import annotations
 
@@ -95,7 +95,12 @@ def update(
             f"batch.micro = {recipe.micro_rows * recipe.length}: update kind 'per_sample' takes "
             f"one sample at a time; set it to length ({recipe.length})"
         )
-    made: Update = construct(updates.KINDS, table, where)
+    try:
+        made: Update = construct(updates.KINDS, table, where)
+    except Invalid as error:  # what an update says of its keys, it says as if none were around it
+        line = str(error)
+        inside = line.startswith("update.") and not line.startswith(where + ".")
+        raise Invalid(line.replace("update", where, 1) if inside else line) from error
     names = _branches(made)
     if twice := [name for name in names if names.count(name) > 1]:
         raise Invalid(f"{where}: two branches are called {twice[0]!r}; keep one of them")
@@ -104,8 +109,9 @@ def update(
 
 def _branches(update: Any) -> list[str]:
     """The names of the branches of an update and of those inside it."""
-    inside = _branches(update.inner) if hasattr(update, "inner") else []
-    return [*getattr(update, "names", ()), *inside]
+    if update is None:
+        return []
+    return [*getattr(update, "names", ()), *_branches(getattr(update, "inner", None))]
 
 
 def penalties(recipe: Recipe) -> tuple[Penalty, ...]:

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 
 from treering.schema import Table
 
+# What makes no other run: it may change while a run goes on, and is not in its identity.
+FREE = ("compute.", "batch.micro", "probe.", "guard.max_skipped", "evaluate.every_tokens",
+        "evaluate.task_batch", "checkpoint.", "mesh.", "track.")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -73,8 +77,8 @@ class Replay:
 class Anneal:
     """A branch beside the run, see branch.py: at the ends of `phases` (absent: all) `tokens` more
     (0 = none) of the phase are trained while the rate falls to `floor` times what it was, by
-    `shape`: "linear", "cosine", "1-sqrt", "exponential". So it is within a phase that `at` names,
-    where those shares of it are trained, over that share of `tokens`."""
+    `shape`: "linear", "cosine", "1-sqrt", "exponential", "rsqrt". So it is within a phase that `at`
+    names, where those shares of it are trained, over that share of `tokens`."""
 
     tokens: int = 0
     floor: float = 0.1
@@ -209,9 +213,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint every `every_tokens` trained tokens and at phase ends. The last `keep` are kept,
-    and for good those of every `stay_every_tokens`, and of phase ends if `stay_at_phase`."""
+    """A checkpoint at phase ends, when `every_minutes` have passed without one, and every
+    `every_tokens` trained tokens. The last `keep` are kept, and for good those of every
+    `stay_every_tokens`, and of phase ends if `stay_at_phase`."""
 
+    every_minutes: float = 15.0
     every_tokens: int | None = None
     keep: int = 2
     stay_every_tokens: int | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
-NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of the hub
+NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # of the hub
 PROBE = (
     "The quick brown fox's 12,345.67 jumps\tover\n\n  two   lines.\r\n"
     "Ça coûte où? Straße, Übergröße. Привет, мир! مرحبا بالعالم، كتاب. 日本語のテキスト、東京。"
@@ -32,10 +32,18 @@ PROBE = (
 )
 
 
+def is_folder(source: str, what: str) -> bool:
+    """Whether it is one; else it may be a name of the hub. Raises Invalid, before the hub is asked,
+    for a path that leads nowhere."""
+    found = Path(source).is_dir()
+    if not found and not NAME.fullmatch(source):
+        raise Invalid(f"{what}: no such folder; correct the path")
+    return found
+
+
 def load(source: str | Path, *, remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, or of a name of the hub."""
-    if not Path(source).is_dir() and not NAME.fullmatch(str(source)):
-        raise Invalid(f"tokenizer {source}: no such folder; correct the path")
+    is_folder(str(source), f"tokenizer {source}")
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
     try:

@@ -25,7 +25,7 @@ from treering.predictions import predictions
 from treering.probe import probe, probing
 from treering.report.live import Live
 from treering.saving import Saver
-from treering.scoring import Unscored, late, score, scored
+from treering.scoring import Unscored, forward_flops, late, score, scored
 from treering.trackers import mirrors
 
 
@@ -104,6 +104,8 @@ class Run:
             self.journal.write("header", start | {"changes": changed})
             for kind, found in self.late:
                 self.journal.write(kind, found)
+                spent = found["tokens"] * forward_flops(self.parts.learner)
+                self.ledger = self.ledger.evaluation(spent)
             steps, compiles = sum(self.data.steps), self.recipe.compute.compile
             self.live.starts(start["parameters"], steps, compiles=compiles)
             ended = self._train(heard)
@@ -121,7 +123,7 @@ class Run:
 
     def _train(self, heard: Interruption) -> bool:
         """Whether it came to the end of the run, rather than to an interruption."""
-        parts, policy = self.parts, self.recipe.checkpoint
+        parts = self.parts
         if self.state.step == 0 and not self._score("base", heard):
             return False
         if self.unscored and not self._score(**self.unscored, heard=heard):
@@ -131,18 +133,19 @@ class Run:
         batches = probing(batches, self.state, self.recipe.probe.every, self._probe)
         mark = time.monotonic()
         for done in learned(parts, batches, self.state, self.saver.predictions):
-            before, self.state = self.ledger.tokens, done.after
+            before, self.state = self.ledger, done.after
             self.ledger = self.ledger.step(done.batch, done.metrics)
             self.journal.step(done, self.ledger, time.monotonic() - mark, self._seconds())
             heard.alive()
             ends, scored = done.batch.ends_phase, True
             place: Table = {"phase": self.recipe.phases[done.batch.phase].name, "ends": ends}
-            if ends or self._due(before, self.recipe.evaluate.every_tokens):
+            if ends or self.ledger.passed(self.recipe.evaluate.every_tokens, before):
                 scored = self._score(**place, heard=heard)
-            stop = not scored or self.mesh.any(heard.asked)
-            stays = self._due(before, policy.stay_every_tokens) or (ends and policy.stay_at_phase)
+            stop = not scored or self.mesh.any("stop", heard.asked)
+            timely = self.saver.due(self.ledger, before)
+            stays = self.saver.stays(self.ledger, before, ends=ends)
             leaves = due(self.recipe, self.data.steps, self.state) is not None
-            if ends or leaves or stop or stays or self._due(before, policy.every_tokens):
+            if ends or leaves or stop or stays or timely:
                 self._save(stays=stays, unscored=None if scored else place)
             if leaves and not stop:
                 self._anneal(heard)
@@ -163,7 +166,7 @@ class Run:
         if self.mesh.told(lambda: found.begin(self.out, self.live)):
             parts, carried = (found.recipe, found.data, found.parts), self.saver.newest()
             Run(*parts, found.out, self.live, carried).walk(heard, [])
-            self.saver.back(self.data.planner.start())
+            self.saver.back(self.data.planner.start(), self.state.step)
         scores = self.mesh.told(lambda: found.scores(self.state.step, self.ledger))
         for fields in scores:
             self.journal.write("branch_score", fields)
@@ -176,9 +179,6 @@ class Run:
             place = {"step": batch.step + 1, "phase": self.recipe.phases[batch.phase].name}
             self.journal.write("probe", place | asdict(found))
             self.ledger = self.ledger.probe(found.tokens * learner.flops_per_token)
-
-    def _due(self, before: int, every: int | None) -> bool:
-        return every is not None and self.ledger.tokens // every > before // every
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.began

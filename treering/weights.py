@@ -50,7 +50,7 @@ def read(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
     files = _files(folder)
     missing = [name for name in weights if name not in files]
     if missing:
-        raise Invalid(f"model.from = {str(folder)!r}: has no weight {missing[0]!r} "
+        raise Invalid(f"model {str(folder)!r}: has no weight {missing[0]!r} "
                       f"({len(missing)} are missing)")  # fmt: skip
     for path in sorted(set(files.values())):
         with _opened(path) as file:

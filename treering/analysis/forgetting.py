@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from treering.analysis.costs import ranks, throughput
-from treering.analysis.matrix import Cells, Matrix, header_of
+from treering.analysis.matrix import UNITS, Cells, Matrix, branches_of, header_of, scores_of
 from treering.analysis.matrix import matrix as matrix
 from treering.records import Record
 
@@ -121,6 +121,8 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
     step = next((r for r in reversed(records) if r.get("kind") == "step"), {})
     sittings = [r for r in records if r.get("kind") in ("header", "step", "end")]
     tokens, fresh = step.get("tokens"), step.get("fresh_tokens")
+    last = loss.rows[loss.ends[-1]].step
+    beside = [name for name in branches_of(records) if last in scores_of(records, "loss", name)]
     return {
         "end": sittings[-1].get("reason") if sittings[-1]["kind"] == "end" else None,
         "corpora": list(loss.corpora),
@@ -128,6 +130,7 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
         "learned": dict(loss.learned),
         "loss": _judged(loss),
         "bits_per_byte": _judged(matrix(records, metric="bits_per_byte", branch=branch)),
+        "branches": {name: _branch(records, name) for name in beside if last and not branch},
         "tasks": _tasks(records, [row.step for row in loss.rows]),
         "step": step.get("step", 0),
         "tokens": tokens,
@@ -139,6 +142,11 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
         "ranks": ranks(records),
         "seconds": step.get("seconds"),
     }
+
+
+def _branch(records: Sequence[Record], name: str) -> dict[str, Any]:
+    """By unit, the metrics of weights scored beside the trained ones."""
+    return {unit: _judged(matrix(records, metric=unit, branch=name))["metrics"] for unit in UNITS}
 
 
 def _tasks(records: Sequence[Record], steps: Sequence[int]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def show(summary: Summary, console: Console, *, metric: str = "loss") -> None:
     for line in (_title(judged), LEGEND):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(table, crop=False)
-    for line in _metric_lines(judged):
+    for line in (*_metric_lines(judged), *_branch_lines(summary, metric)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     tasks = _task_rows(summary)
     if tasks:
@@ -72,7 +72,9 @@ def markdown(summary: Summary, *, metric: str = "loss") -> str:
         for name in METRICS
     )
     note = f"{_title(judged)}; {LEGEND}.".replace("*", "\\*")
-    return "\n".join([*lines, "", note, f"Means: {means}.", *_task_markdown(summary), ""])
+    beside = [f"- {escaped(line)}" for line in _branch_lines(summary, metric)]
+    said = [note, f"Means: {means}.", *([""] if beside else []), *beside, *_task_markdown(summary)]
+    return "\n".join([*lines, "", *said, ""])
 
 
 def _table(summary: Summary, metric: str, gap: str = " ") -> Table:
@@ -161,6 +163,16 @@ def _metric_lines(judged: Summary) -> list[str]:
             for corpus, value in metric["per_corpus"].items()
         )
         lines.append(f"{name:<11}{_number(metric['value'], signed=signed):>8}  {each}  ({meaning})")
+    return lines
+
+
+def _branch_lines(summary: Summary, metric: str) -> list[str]:
+    """The weights scored beside the trained ones; older summaries know of none."""
+    lines = []
+    for branch, units in summary.get("branches", {}).items():
+        found = ((n, units[metric][n]["value"]) for n in ("retained", "learned", "forgetting"))
+        each = (f"{n} {_number(value, signed=_is_difference(n))}" for n, value in found)
+        lines.append(f"{branch}: {', '.join(each)}")
     return lines
 
 
