@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_transformers_own_attention(kind: str) -> None:
 def test_layers_with_windows_keep_their_masks(settings: object, length: int, sees: bool) -> None:
     made = AutoModelForCausalLM.from_config(settings())  # type: ignore[operator]
     assert attention.sees_all(made, length) == sees
-    assert attention.own(made, length) == (sees and made.config._attn_implementation == "treering")
+    assert attention.own(made, length) == sees
 
 
 def test_a_model_that_would_see_what_is_to_come_goes_back() -> None:

@@ -89,7 +89,5 @@ def test_averages_are_scored_at_phase_ends_and_resume_bit_for_bit(
         assert same == (record["branch"] == "average 0")
     plain = [r for r in tiny.story(tmp_path / "plain") if r["kind"] == "score"]
     assert [r for r in tiny.story(tmp_path / "whole") if r["kind"] == "score"] == plain
-    sitting = forks.start(tmp_path / "killed", "--set", AVERAGE)
-    tiny.kill_after_step(sitting, tmp_path / "killed", 20)
-    assert forks.run(tmp_path / "killed", "--set", AVERAGE)[0] == 0
+    tiny.kill_and_go_on(forks, tmp_path / "killed", 20, "--set", AVERAGE)
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")

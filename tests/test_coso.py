@@ -118,9 +118,9 @@ def test_it_is_the_papers_algorithm(
 ) -> None:
     """One matrix, written out: projection, subspace, Adam in it, Frequent Directions, phase end;
     moments of the coordinates' own size. Gradients are those of the learner."""
-    rank, size, every, rate, decay = 3, 4, 2, 1e-2, 0.1
+    rank, size, every, rate, decay, fades = 3, 4, 2, 1e-2, 0.1, 0.7
     learner = learner_of(clip=0.0, rate=rate, decay=decay)
-    update = CoSO(rank, size, every, energy=0.6, side=which, rotate=rotate)
+    update = CoSO(rank, size, every, energy=0.6, decay=fades, side=which, rotate=rotate)
     name = "model.layers.0.mlp.up_proj.weight"  # 32 x 16
     weight = learner.weights[name]
     by_hand = weight.detach().clone()
@@ -142,7 +142,7 @@ def test_it_is_the_papers_algorithm(
                 if axis in axes:
                     bases[axis] = vectors[:, :rank]
                     block = vectors[:, :size] * (s[:size] ** 2 - s[size] ** 2).sqrt()
-                    joined = torch.cat([sketch[axis], block], 1) if at else block
+                    joined = torch.cat([fades * sketch[axis], block], 1) if at else block
                     a, b, _ = torch.linalg.svd(joined, full_matrices=False)
                     less = b[size] ** 2 if len(b) > size else 0.0
                     sketch[axis] = a[:, :size] * (b[:size] ** 2 - less).clamp(min=0).sqrt()

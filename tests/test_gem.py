@@ -213,9 +213,7 @@ def test_reptile_is_around_it(learner_of: LearnerOf, batches_of: BatchesOf) -> N
 def test_a_killed_run_goes_on(place: Path, forks: tiny.Forks, tmp_path: Path, kind: str) -> None:
     sets = f"update={{kind='{kind}'}}"
     tiny.run(place / "recipe.toml", tmp_path / "whole", sets)
-    sitting = forks.start(tmp_path / "killed", "--set", sets)
-    tiny.kill_after_step(sitting, tmp_path / "killed", 20)
-    assert forks.run(tmp_path / "killed", "--set", sets)[0] == 0
+    tiny.kill_and_go_on(forks, tmp_path / "killed", 20, "--set", sets)
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -29,7 +29,9 @@ def ends(out: Path) -> list[str]:
 
 
 def wait_for_checkpoint(out: Path) -> None:
+    end = time.monotonic() + 60
     while not any((out / "checkpoints").glob("step-*")):
+        assert time.monotonic() < end, "no checkpoint in a minute"
         time.sleep(0.001)
 
 
@@ -54,6 +56,8 @@ def test_a_signal_saves_and_ends(
     assert f"resuming after step {newest} " in log
     if ranks == 1:
         assert_same_run(out, unbroken)
+    else:
+        assert_same_to_rounding(out, unbroken)
 
 
 @pytest.mark.parametrize("corpora", [1, 2, 3])
@@ -164,7 +168,7 @@ def test_what_hangs_ends_and_says_where(
     """A rank that is stopped: the other gives it up after `timeout` seconds, or `grace` of them
     after a signal."""
     out = tmp_path / "run"
-    sets = ("--set=mesh.timeout=3.0", "--set=checkpoint.grace=1.0")
+    sets = ("--set=mesh.timeout=10.0", "--set=checkpoint.grace=1.0")
     sitting = forks.start(out, *sets, ranks=2)
     wait_for_checkpoint(out)
     os.kill(sitting.pids[1], signal.SIGSTOP)
@@ -173,7 +177,7 @@ def test_what_hangs_ends_and_says_where(
     os.kill(sitting.pids[1], signal.SIGSTOP)
     began = time.monotonic()
     while sitting.pids[0] in alive(sitting):
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 40
         time.sleep(0.05)
     os.kill(sitting.pids[1], signal.SIGKILL)
     codes = sitting.codes()

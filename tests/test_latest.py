@@ -120,9 +120,7 @@ def test_averages_are_scored_resumed_and_exported_beside_the_raw_weights(
 ) -> None:
     out, killed = tmp_path / "whole", tmp_path / "killed"
     tiny.run(place / "recipe.toml", out, LATEST)
-    sitting = forks.start(killed, "--set", LATEST)
-    tiny.kill_after_step(sitting, killed, 33)
-    assert forks.run(killed, "--set", LATEST)[0] == 0
+    tiny.kill_and_go_on(forks, killed, 33, "--set", LATEST)
     tiny.assert_same_run(killed, out)
     branched = [r for r in records.read(out) if r["kind"] == "branch_score"]
     names = ["sma 3", "ema_recursive 3", "average 0.8"]

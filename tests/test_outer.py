@@ -158,9 +158,7 @@ NESTEROV = (
 
 def test_a_killed_run_goes_on_in_mid_window(place: Path, forks: tiny.Forks, tmp_path: Path) -> None:
     tiny.run(place / "recipe.toml", tmp_path / "whole", NESTEROV)
-    sitting = forks.start(tmp_path / "killed", "--set", NESTEROV)
-    tiny.kill_after_step(sitting, tmp_path / "killed", 38)
-    assert forks.run(tmp_path / "killed", "--set", NESTEROV)[0] == 0
+    tiny.kill_and_go_on(forks, tmp_path / "killed", 38, "--set", NESTEROV)
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 

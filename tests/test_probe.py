@@ -96,7 +96,5 @@ def test_a_past_corpus_can_be_probed_from_the_start_and_resumed(
     probes = [r for r in records.read(tmp_path / "whole") if r["kind"] == "probe"]
     assert [r["step"] for r in probes] == [1, 6, 11, 16, 21, 26, 31, 36, 41, 46]
     both = [word for assignment in sets for word in ("--set", assignment)]
-    sitting = forks.start(tmp_path / "killed", *both)
-    tiny.kill_after_step(sitting, tmp_path / "killed", 30)
-    assert forks.run(tmp_path / "killed", *both)[0] == 0
+    tiny.kill_and_go_on(forks, tmp_path / "killed", 30, *both)
     tiny.assert_same_run(tmp_path / "killed", tmp_path / "whole")

@@ -33,7 +33,7 @@ def stand_in(recipe: Path, data: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 7
+    assert len(RECIPES) >= 7 and len(STUDIES) >= 7
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -57,6 +57,7 @@ def test_every_cell_of_a_study_loads_and_its_methods_can_be_made(
 
 
 def check(recipe: config.Recipe) -> None:
+    shelf.check(recipe)
     steps = tuple(-(-phase.tokens // recipe.batch.tokens) for phase in recipe.phases)
     table = {name: value for name, value in recipe.replay.memory.items() if name != "over"}
     assert shelf.construct(memories.KINDS, table, "replay.memory").held(7) == 7
