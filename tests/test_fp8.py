@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,8 @@ from treering.mesh import Mesh
 from treering.methods.objectives import NextToken
 from treering.methods.updates import Reptile
 
-pytest.importorskip("torchao")
+absent = find_spec("torchao") is None
+converts = pytest.mark.skipif(absent, reason="the extra treering[fp8] is not installed")
 SIZES = tables.Model(width=32, depth=2, heads=2, mlp=48, tied=False)
 LENGTH, VOCABULARY, ROWS = 16, 64, 4
 
@@ -39,6 +42,7 @@ def batch(step: int) -> Batch:
     return Batch(ids, refs([(0, i) for i in range(ROWS)]), np.zeros(ROWS, bool), step, 0, False)
 
 
+@converts
 def test_layers_multiply_in_fp8_and_keep_their_weights() -> None:
     begun = fresh()
     before = dict(begun.named_parameters())
@@ -49,6 +53,7 @@ def test_layers_multiply_in_fp8_and_keep_their_weights() -> None:
     assert type(begun.get_output_embeddings()) is nn.Linear
 
 
+@converts
 def test_it_trains_close_to_bf16_and_reptile_moves_its_weights() -> None:
     plain, converted = learner_of(fresh()), learner_of(begun := fresh())
     fp8.convert(begun, emulate=True)
@@ -60,6 +65,7 @@ def test_it_trains_close_to_bf16_and_reptile_moves_its_weights() -> None:
     assert found < 0.5 * np.log(VOCABULARY)
 
 
+@converts
 def test_sizes_that_the_hardware_cannot_multiply_are_left_alone() -> None:
     odd = tables.Model(width=32, depth=1, heads=2, mlp=40, tied=False)
     begun = model.fresh(model.llama(odd, VOCABULARY, LENGTH), seed=0)

@@ -93,14 +93,23 @@ def test_a_phase_has_as_many_whole_steps_as_its_tokens_need(plan: Planner) -> No
     assert ends == np.cumsum(wanted).tolist()
 
 
+def quickly(plan: Planner) -> tuple[int, ...]:
+    """Its phases' lengths, in less than a second at the best of three times."""
+    took = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        found = lengths(plan)
+        took.append(time.perf_counter() - begin)
+    assert min(took) < 1
+    return found
+
+
 def test_a_long_phase_is_counted_without_walking_it() -> None:
     tokens = 10**12
     for over, past in (("all", []), ("past", [1]), ("past", [])):
         plan = planner([10**12, 10**6], (tokens, (1, 0)), (tokens, (1, 0)), rows=512, share="1/4",
                        budget="fresh", over=over, past=past)  # fmt: skip
-        begin = time.perf_counter()
-        first, second = lengths(plan)
-        assert time.perf_counter() - begin < 1
+        first, second = quickly(plan)
         assert second == ceil(tokens / 384)
         # Cold, only the first step has nothing to replay; without any past the phase has not.
         cold = ceil((tokens - 128) / 384) if over == "all" else ceil(tokens / 512)
@@ -111,9 +120,7 @@ def test_a_long_phase_is_counted_without_walking_it() -> None:
 def test_a_small_past_does_not_make_counting_slow(size: int, fresh_rows: int) -> None:
     plan = planner([10**12, size], (10**9, (1, 0)), rows=512, share="1/4", budget="fresh",
                    over="past", past=[1])  # fmt: skip
-    begin = time.perf_counter()
-    assert lengths(plan) == (ceil(10**9 / fresh_rows),)  # 128 must be there to be replayed
-    assert time.perf_counter() - begin < 1
+    assert quickly(plan) == (ceil(10**9 / fresh_rows),)  # 128 must be there to be replayed
 
 
 def test_the_first_phase_of_a_mixture_is_counted_to_the_sample() -> None:

@@ -124,7 +124,7 @@ def test_a_study_that_is_killed_and_a_worker_that_is_killed_change_nothing(
     worker = parent(cell)
     assert "ray::" in name_of(worker)
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: cell not in processes(out), 2.0)  # it holds the run's folder no longer
+    wait_for(lambda: cell not in processes(out), 10.0)  # it holds the run's folder no longer
     code, log = sitting.wait()
     assert code == 0, log
     assert "resuming after step" in (out / "logs" / f"{MER}.log").read_text()

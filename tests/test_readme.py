@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import tomllib
 from pathlib import Path
 
 import treering
-from treering import config, schema, study
+from treering import adapter, config, schema, shelf, study, surgery, tables
+from treering.methods import memories
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -30,8 +32,37 @@ def test_its_toml_is_a_recipe_or_tables_of_one_or_a_study() -> None:
         corpus = {"train": "text", "validation": 0.5}
         whole |= {"corpora": {"a": corpus}, "phases": []}
         recipe = schema.read(config.Recipe, whole | table, "")
+        make(recipe)
         if {"length", "corpora", "phases"} <= table.keys():
             config.check(recipe)
+
+
+def make(recipe: config.Recipe) -> None:
+    """Every method that its tables name."""
+    shelf.update(recipe, recipe.update)
+    shelf.penalties(recipe)
+    shelf.schedule(recipe, (100, 100))
+    surgery.surgeries(recipe)
+    adapter.named(dataclasses.replace(recipe, optimizer=tables.Optimizer()))  # not beside groups
+    name, rest = recipe.replay.memory["kind"], {**recipe.replay.memory}
+    del rest["kind"], rest["over"]
+    memories.KINDS[name](**rest)
+
+
+def test_its_first_recipe_is_one() -> None:
+    [text] = re.findall(r"<<'TOML'\n(.*?)^TOML$", README.read_text(), re.DOTALL | re.MULTILINE)
+    recipe = schema.read(config.Recipe, tomllib.loads(text), "")
+    make(recipe)
+    config.check(recipe)
+
+
+def test_every_key_of_a_recipe_is_named() -> None:
+    [block] = [block for block in blocks("toml") if "[optimizer]" in block]
+    classes = [c for c in vars(tables).values() if dataclasses.is_dataclass(c)]
+    assert len(classes) > 15
+    for found in classes:
+        for key in dataclasses.fields(found):
+            assert re.search(rf"\b{key.name.rstrip('_')}\b", block), (found.__name__, key.name)
 
 
 def test_its_python_uses_what_is_public() -> None:

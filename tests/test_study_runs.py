@@ -246,7 +246,7 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(
         time.sleep(luck.uniform(0, 1) if least == 0 else 0.0)
         os.kill(sitting.pid, signal.SIGKILL)
         assert sitting.wait()[0] == -signal.SIGKILL
-        wait_for(lambda: not processes(out), 2.0)
+        wait_for(lambda: not processes(out), 10.0)
     code, log = started(forks, place, out).wait()
     assert code == 0, log
     assert tables(out) == tables(unbroken)

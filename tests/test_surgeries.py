@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -163,9 +164,10 @@ def test_a_dry_run_describes_the_model_after_surgery(
         found.parameters
         > footprint.footprint(plain, build.data(plain, place / "cache"), world=2).parameters
     )
-    console = Console(record=True, quiet=True, width=200)
+    said = io.StringIO()
     with tiny.one_thread():
-        estimate.show(loaded, str(place / "cache"), None, console)
+        estimate.show(loaded, str(place / "cache"), None, Console(file=said, width=200))
+    assert f"parameters  {found.parameters:,}" in said.getvalue()
 
 
 def test_a_fresh_model_is_described_and_trained_as_well(place: Path, tmp_path: Path) -> None:

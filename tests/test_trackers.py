@@ -191,7 +191,7 @@ def test_wandb_is_one_run_over_all_sittings_and_steps_never_fall_within_one(
     assert [(s["id"], s["resume"], s["name"], s["dir"]) for s in begun] == [
         (mark, "allow", "out", out)
     ] * 2
-    assert begun[0]["project"] == "treering" and begun[0]["config"]["seed"] == 1
+    assert begun[0]["config"]["seed"] == 1
     for part in (calls[:sitting], calls[sitting:]):
         steps = [value[0] for call, value in part if call == "log"]
         assert steps == sorted(steps) and part[-1] == ("finish", None)
@@ -201,6 +201,12 @@ def test_wandb_is_one_run_over_all_sittings_and_steps_never_fall_within_one(
             points.setdefault(name, []).append((step, value))
     after = {n: [p for p in ps if p[0] > 28] for n, ps in expected(out).items()}
     assert points == after  # what is written in a sitting is mirrored in it
+    assert {s["project"] for s in begun} == {"treering"}
+    named = ("track={to=['wandb'], project='rings', name='seven'}", "phases.0.tokens=64",
+             "phases.1.tokens=64", "update.every=1")  # fmt: skip
+    tiny.run(place / "recipe.toml", tmp_path / "named", *named)
+    last = [settings for call, settings in calls if call == "init"][-1]
+    assert (last["project"], last["name"]) == ("rings", "seven")
     tracked(place, out, "wandb", fresh=True)
     assert (out / "track-id").read_text() != mark  # another run, although in the same folder
 

@@ -300,7 +300,9 @@ def kill_after_step(sitting: Sitting, out: Path, step: int) -> None:
         found = records.read(out) if (out / "records.jsonl").exists() else []
         return any(record["kind"] == "step" and record["step"] >= step for record in found)
 
+    end = time.monotonic() + HANGS / 2
     while not reached():
+        assert time.monotonic() < end, sitting.log.read_text()
         time.sleep(0.001)
     os.kill(sitting.pid, signal.SIGKILL)
     assert sitting.wait()[0] == -signal.SIGKILL, "it had ended before it was killed"
