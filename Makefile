@@ -3,7 +3,7 @@
 #   make test     the tests
 #   make check    lint, format and types
 #   make format   mend lint and format
-#   make bench    measure everything again into bench/results/, about an hour on 2 cores
+#   make bench    measure most of it again into bench/results/, about an hour on 2 cores
 
 PYTHON ?= python3
 RUN = .venv/bin/python -m

@@ -126,7 +126,7 @@ def _held(call: Forward, shares: Sequence[tuple[int, ...]], recipe: Recipe) -> d
 def _kept(call: Forward, recipe: Recipe) -> dict[str, list[torch.Tensor]]:
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
     own = shelf.update(recipe, recipe.update).state(learner)
-    frozen = [weight for weight in call.root.parameters() if not weight.requires_grad]
+    frozen = [weight.data for weight in call.root.parameters() if not weight.requires_grad]
     kept = learner.state() | ({"frozen weights": frozen} if frozen else {})
     kept |= {f"update.{name}": found for name, found in own.items()}
     for i, penalty in enumerate(shelf.penalties(recipe)):
