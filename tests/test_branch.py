@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
+from rich.console import Console
 
 from treering import checkpoint, cli, config, records, training
 from treering.analysis import cells, forgetting
@@ -323,3 +325,31 @@ def test_a_branch_that_cannot_be_is_refused(
     with pytest.raises(Invalid, match=message):
         tiny.run(recipe, tmp_path / "run", "update={kind='descent'}", BRANCHES, wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_losses_are_shown_against_the_best_of_the_run_in_all_its_sittings(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a resume, and after a branch, whose own losses are no best of the run's."""
+
+    def shown(out: Path, *sets: str) -> list[str]:
+        said, loaded = io.StringIO(), config.load(recipe, sets=(CONSTANT, *sets))
+        try:
+            with tiny.one_thread():
+                training.run(loaded, out, console=Console(file=said, width=200),
+                             cache_folder=str(recipe.parent / "cache"))  # fmt: skip
+        except KeyboardInterrupt:
+            pass
+        lines = said.getvalue().splitlines()
+        begins = [line for line in lines if "annealed branch" in line or "held-out" in line]
+        return begins
+
+    plain = shown(tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        tiny.interrupt_in_step(30, patch)
+        parts = shown(tmp_path / "parts")
+    assert [*parts, *shown(tmp_path / "parts")] == plain
+    both = shown(tmp_path / "branched", BRANCHES)
+    own = {step: line for line in both if " 35 " not in line and " 60 " not in line
+           for step in [line.split()[1]]}  # fmt: skip
+    assert all(own[line.split()[1]] == line for line in plain)

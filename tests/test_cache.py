@@ -146,3 +146,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = source(tmp_path, ["x"])
     with pytest.raises(Invalid, match="cannot be written .*--cache"):
         cache.cached(path, None, BPE, Path(path) / "cache", QUIET)
+
+
+def test_a_disk_that_is_full_at_the_tokenizer_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object, **more: object) -> None:
+        raise Exception("No space left on device")  # as the backend says it
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
+    with pytest.raises(Invalid, match="cannot be written .*No space left.* name another --cache"):
+        cache.cached_tokenizer([(source(tmp_path, DOCUMENTS), None)], 300, tmp_path / "cache")
+    assert {path.suffix for path in (tmp_path / "cache/tokenizers").iterdir()} == {".lock"}

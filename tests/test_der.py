@@ -177,6 +177,10 @@ def test_predictions_are_kept_by_name_once_and_forgotten_after_a_checkpoint(
     with pytest.raises(Invalid, match=r"0\.top: ends before sample 0"):
         known(kept, steps[0])
     kept.close()
+    with open(tmp_path / "kept/0.steps", "ab") as file:
+        file.truncate(3)
+    with pytest.raises(Invalid, match=r"kept/0\.steps: is torn; bring the file back"):
+        opened().back(3)
     (tmp_path / "kept/0.steps").unlink()
     with pytest.raises(Invalid, match=r"kept: nothing is recorded .* --fresh"):
         opened().back(3)

@@ -383,3 +383,11 @@ def test_pilots_of_several_manners_are_not_fitted_together(
     flat[0][1][0]["recipe"]["schedule"] = {"kind": "cosine", "peak": 1e-3}
     with pytest.raises(Invalid, match=r"pilots differ in schedule\.kind"):
         manner(flat)
+
+
+def test_a_folder_whose_name_has_an_equals_sign_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "date=2024-05"
+    folder.mkdir()
+    assert len(runs(cells(folder))) == 12
+    with pytest.raises(Invalid, match="a=nowhere: no such file or folder"):
+        runs(["a=nowhere", "b=nowhere"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from test_model import GATED, KINDS
 from test_surgeries_depth import made
@@ -346,3 +347,25 @@ def test_what_is_no_merge_is_refused(
     assert cli.main(["merge", str(place / "base"), str(place / "trained"),
                      "--out", str(place / "base")]) == 2  # fmt: skip
     assert "exists; name another" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_and_not_a_parent(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*given: object, **more: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    given = [str(place / "base"), str(place / "trained"), "--out", str(tmp_path / "out")]
+    assert cli.main(["merge", *given]) == 1
+    said = capsys.readouterr().err
+    assert "No space left" in said and str(tmp_path) in said and str(place) not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("index", ["null", "[]", '{"weight_map": 3}'])
+def test_an_index_of_another_shape_is_named(place: Path, tmp_path: Path, index: str) -> None:
+    folder = Path(shutil.copytree(place / "base", tmp_path / "base"))
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(Invalid, match=r"index\.json: cannot be read .* restore it"):
+        weights.holds(folder, ["x"])

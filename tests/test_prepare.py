@@ -124,7 +124,7 @@ def test_a_worker_that_dies_is_named_and_nothing_is_left(
 ) -> None:
     monkeypatch.setattr("treering.prepare.SMALL", 0)
     monkeypatch.setattr("treering.encode._start", functools.partial(os._exit, 1))
-    with pytest.raises(RuntimeError, match="a worker died"):
+    with pytest.raises(Invalid, match="a worker that encodes died"):
         prepare(
             [source(tmp_path, ["x"])], BPE, str(tmp_path / "out"), Options(workers=2, quiet=True)
         )
@@ -240,3 +240,13 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_slash_at_the_end_of_a_prefix_is_no_part_of_it(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "en").mkdir()
+    given = Options(validation=0.3, quiet=True)
+    prefixes = prepare([source(tmp_path, DOCUMENTS)], BPE, f"{tmp_path}/en/", given)
+    assert prefixes == [f"{tmp_path}/en", f"{tmp_path}/en-validation"]
+    assert all(is_store(prefix) for prefix in prefixes)

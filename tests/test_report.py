@@ -88,6 +88,8 @@ def hostile() -> list[Record]:
     for record in found:
         if record["kind"] == "score" and record["corpus"] == "t9":
             record["loss"] = None
+        if record["kind"] == "end":
+            record["reason"] = HOSTILE
     return [r for r in found if not (r["kind"] == "score" and r["corpus"] == "t12" and r["step"])]
 
 
@@ -101,6 +103,18 @@ def test_a_page_of_100_corpora_one_of_them_named_like_markup_is_drawn(tmp_path: 
     (table,) = browser.Tables(shown.markup).of["matrix"]
     assert table[0][3:][6] == HOSTILE and len(table[0]) == 103
     assert table[1][3 + 8] == "-" and table[2][3 + 11] == "-" and table[1][3 + 11] == "9.000"
+
+
+def test_what_records_say_is_text_on_the_page(tmp_path: Path) -> None:
+    arms = gather([str(write(tmp_path / "run", hostile()))])
+    assert HOSTILE not in page(arms, compared(arms))
+
+
+def test_lines_stand_where_phases_end_but_not_where_a_run_does() -> None:
+    whole = recorded.run([[9.0, 9.0], [8.0, 8.5], [8.0, 7.5]], mixtures=[["t1"], ["t2"]])
+    for run, lines in ((whole, ["p1"]), (recorded.cut(whole, 15), ["p1"])):
+        [arm] = arms([("run", run)])
+        assert [name for _, name in view(arm).switches] == lines
 
 
 # The page without one

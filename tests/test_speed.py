@@ -54,11 +54,12 @@ def test_what_the_device_computes_when_the_host_is_done_counts(
     log = journal.Journal(tmp_path / "records.jsonl", recipe, Speed(6e9, 5e9, 1, None))
     for _ in range(4):
         log.step(Trained(batch, None, 1e-3, metrics), Ledger(), 0.1, 1.0)  # type: ignore[arg-type]
-    log.flush()
+    left = log.progress(14).seconds_left
     log.close()
     found = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [r["tokens_per_second"] for r in found] == pytest.approx([100 / 0.6] * 4)
     assert log.tokens_per_second == pytest.approx(100 / 0.6)
+    assert left == pytest.approx(13 * 0.6)  # by steps, whatever a step has of tokens
 
 
 def test_no_mfu_rather_than_a_wrong_one() -> None:

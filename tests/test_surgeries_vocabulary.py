@@ -257,3 +257,17 @@ def test_a_tokenizer_that_does_not_extend_the_models_own_is_refused(
     for table, said in (({"rows": "zero"}, "rows = 'zero'"), ({"multiple": 0}, "multiple = 0")):
         with pytest.raises(Invalid, match=said):
             Vocabulary(**table)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_document_is_both_what_is_learned_from_and_what_is_counted_and_that_is_said(
+    base: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A file of text, on whichever side it falls, and cut short where it is very long."""
+    monkeypatch.setattr(bpe, "LIMIT", 3000)
+    (tmp_path / "fr.txt").write_text("\n".join(tiny.documents("fr", 60, str(seed))))
+    with pytest.warns(UserWarning, match="no document is held out"):
+        before, after = bpe.extend(
+            base, [str(tmp_path / "fr.txt")], 8, tmp_path / "out", field="text"
+        )
+    assert after.tokens < before.tokens and before.bytes == 3000

@@ -89,6 +89,21 @@ def test_damaged_records_are_a_finding_and_the_rest_is_looked_at(
     assert len(rest) == 4 and all(line.startswith("sound ") for line in rest)
 
 
+def test_a_last_record_that_is_damaged_is_no_torn_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/records.jsonl"
+    whole = path.read_bytes()
+    lines = whole.count(b"\n")
+    path.write_bytes(whole[:-2] + b"\x00\n")
+    assert verified(tmp_path / "run") == 1
+    assert f"DAMAGED  {path}: line {lines} is damaged" in capsys.readouterr().out
+    path.write_bytes(whole[:-2])
+    assert verified(tmp_path / "run") == 0
+    assert "the last line is torn; it is left out" in capsys.readouterr().out
+
+
 def test_a_run_whose_texts_have_moved_is_sound(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ the new merges join what lies side by side.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,12 @@ def extend(
     if out.exists():
         raise Invalid(f"--out {out}: exists; name another folder")
     check(base)
-    merges = learned(plain_backend(base), _documents(corpus, field, held_out=False), add)
+    trained, held_out = (list(_documents(corpus, field, held_out=h)) for h in (False, True))
+    if not (trained and held_out):
+        warnings.warn("no document is held out (a file of text is one): tokens per word are of "
+                      "what the merges are learned from", stacklevel=2)  # fmt: skip
+        trained = held_out = trained or held_out
+    merges = learned(plain_backend(base), trained, add)
     with replacing(out) as beside:
         save(base, beside)
         file = beside / "tokenizer.json"
@@ -76,8 +82,6 @@ def extend(
         if len(found := added(made, base)) != add:
             raise Invalid(f"tokenizer {base.name_or_path}: {type(made).__name__} took {len(found)} "
                           f"of {add} new tokens; it cannot be extended by merges")  # fmt: skip
-    held_out = list(_documents(corpus, field, held_out=True))
-    held_out = held_out or list(_documents(corpus, field, held_out=False))
     return fertility(base, held_out), fertility(made, held_out)
 
 
@@ -197,10 +201,6 @@ def spelled(
 
 def _documents(corpus: Sequence[str], field: str, *, held_out: bool) -> Iterator[str]:
     for path in corpus:
-        left = LIMIT
-        for text in texts.documents(path, field=field):
-            left -= len(text.encode())
-            if left < 0:
-                break
+        for text in texts.limited(texts.documents(path, field=field), LIMIT):
             if texts.in_validation(text, SHARE) == held_out:
                 yield text

@@ -88,7 +88,7 @@ def cached_tokenizer(
     key = _key("tokenizer", digests, vocabulary, LIMIT, field)
 
     def make(folder: Path) -> None:
-        tokenizers.train(_training(sources, field), vocabulary).save_pretrained(str(folder))
+        tokenizers.save(tokenizers.train(_training(sources, field), vocabulary), folder)
 
     found = tokenizers.load(_entry(cache / "tokenizers", key, make))
     from transformers import PreTrainedTokenizerFast
@@ -119,15 +119,9 @@ def _prepared(
 
 def _training(sources: Sequence[tuple[str, float | None]], field: str) -> Iterator[str]:
     for source, share in sources:
-        left = LIMIT
-        for text in texts.documents(source, field=field):
-            if share is not None and texts.in_validation(text, share):
-                continue
-            data = text.encode()
-            yield data[:left].decode(errors="ignore")
-            left -= len(data)
-            if left <= 0:
-                break
+        every = texts.documents(source, field=field)
+        kept = (t for t in every if share is None or not texts.in_validation(t, share))
+        yield from texts.limited(kept, LIMIT)
 
 
 def opened(path: str, key: str, mark: str, vocabulary: int) -> Store:

@@ -27,6 +27,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from treering.config import Invalid
 from treering.tokenizer import as_plain
 
 CHARACTERS = 1 << 19  # of a batch, so that a worker has 0.1 s of work
@@ -60,7 +61,10 @@ def encode(
     """Each document with its ids; one worker is this process, more are that many others."""
     with tempfile.TemporaryDirectory(prefix="treering-") as folder:
         job = Job(str(Path(folder) / "tokenizer.json"), tuple(before), tuple(after))
-        backend.save(job.file, pretty=False)
+        try:
+            backend.save(job.file, pretty=False)
+        except Exception as error:  # how the backend, which is Rust, says that a disk is full
+            raise OSError(f"{job.file}: {error}") from error
         runs = _here(documents, job) if workers == 1 else _pool(_batches(documents), job, workers)
         for batch, (ids, lengths) in runs:
             parts = np.split(ids, np.cumsum(lengths)[:-1])
@@ -110,7 +114,8 @@ def _pool(
         for batch, ids in waiting:
             yield batch, ids.result()
     except BrokenProcessPool as error:
-        raise RuntimeError("a worker died (out of memory?); use fewer with --workers") from error
+        raise Invalid("a worker that encodes died (out of memory?); `treering prepare` takes fewer "
+                      "with --workers") from error  # fmt: skip
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from treering.config import Recipe
 from treering.interruption import Diverged
 from treering.ledger import Ledger
 from treering.loop import Trained
-from treering.records import Records
+from treering.records import Records, read
 from treering.report.live import Progress
 from treering.speed import Speed
 from treering.trackers import Mirror
@@ -27,14 +28,16 @@ class Journal:
 
     def __init__(self, path: Path | None, recipe: Recipe, speed: Speed) -> None:
         """Without a path (on all ranks but the first) nothing is kept."""
-        self._tokens = recipe.batch.tokens
         self._max_skipped, self._in_a_row, self._speed = recipe.guard.max_skipped, 0, speed
         self._records = Records(path) if path else None
         self._phases = [phase.name for phase in recipe.phases]
         self._pending: list[tuple[Trained, Ledger, float, float]] = []
         self.mirrors: Sequence[Mirror] = ()
         self._step, self._phase = 0, ""  # the last that was written
-        self.loss, self.tokens_per_second = float("nan"), 0.0
+        self.loss, self.tokens_per_second, self._pace = float("nan"), 0.0, 0.0  # seconds of a step
+        self.best: dict[str, float] = {}  # loss of each corpus, in all sittings
+        for record in read(path) if path else ():
+            self._note(record["kind"], record)
 
     def step(self, done: Trained, ledger: Ledger, took: float, seconds: float) -> None:
         """Note a step that took `took` seconds of the host; what its device takes beyond that is
@@ -48,6 +51,11 @@ class Journal:
         """Write a record of another kind, after the steps before it."""
         self.flush()
         self._append(kind, fields)
+        self._note(kind, fields)
+
+    def _note(self, kind: str, fields: Mapping[str, Any]) -> None:
+        if kind == "score" and fields["loss"] is not None and isfinite(loss := fields["loss"]):
+            self.best[fields["corpus"]] = min(loss, self.best.get(fields["corpus"], loss))
 
     def flush(self) -> None:
         """Write the pending steps: here alone the device is waited for. Raises Diverged."""
@@ -71,6 +79,7 @@ class Journal:
         tokens = sum(done.batch.predicted for done, *_ in steps)
         whole = sum(took + behind for _, _, took, _ in steps)
         self.tokens_per_second = tokens / max(whole, 1e-9)
+        self._pace = whole / len(steps)
 
     def end(self, reason: str, seconds: float, ledger: Ledger) -> None:
         """The last record of a sitting; left out on a full disk, of which the user hears anyway."""
@@ -83,7 +92,7 @@ class Journal:
     def progress(self, steps: int) -> Progress:
         """How far the run is in its `steps`."""
         self.flush()
-        left = (steps - self._step) * self._tokens / max(self.tokens_per_second, 1e-9)
+        left = (steps - self._step) * self._pace
         return Progress(self._phase, self._step, steps, self.loss, self.tokens_per_second, left)
 
     def sync(self) -> None:

@@ -52,7 +52,11 @@ class Predictions:
         """Know again what was recorded in the first `step` steps, and nothing else. Raises Invalid
         where nothing is there."""
         for number, ((marks, _), steps) in enumerate(zip(self._files, self._steps, strict=True)):
-            found = np.frombuffer(_read(marks, steps.nbytes, 0), np.int64)
+            data = _read(marks, steps.nbytes, 0)
+            if len(data) % steps.itemsize:
+                raise Invalid(f"{self._folder}/{number}.steps: is torn; bring the file back, or "
+                              "start anew with --fresh")  # fmt: skip
+            found = np.frombuffer(data, np.int64)
             steps[:] = 0  # also of a corpus that grew
             steps[: len(found)] = np.where(found > step, 0, found)
             self._new[number] = bool((found > step).any())  # so that they are not believed later

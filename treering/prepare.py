@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -87,7 +88,7 @@ def prepare(
 ) -> list[str]:
     """Writes the store `out`, and `out-validation` if validation is asked for; their prefixes."""
     named = [options.validation] if isinstance(options.validation, str) else []
-    total = size([*inputs, *named])
+    total, out = size([*inputs, *named]), str(Path(out))  # without a slash at its end
     prefixes = [out] if options.validation is None else [out, f"{out}-validation"]
     vocabulary, mark = tokenizers.size(tokenizer), tokenizers.fingerprint(tokenizer)
     end = tokenizers.end_of_text(tokenizer)
@@ -116,7 +117,8 @@ def prepare(
         for part in parts:
             part.writer.discard()
         if isinstance(error, OSError):
-            raise Invalid(f"{out}: cannot be written ({error.strerror}); name another") from error
+            why = error.strerror or error
+            raise Invalid(f"{out}: cannot be written ({why}); name another") from error
         raise
     return prefixes
 

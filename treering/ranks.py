@@ -41,8 +41,8 @@ class Ranks:
 
     def record(self) -> dict[str, Any]:
         """For all ranks, each of which must ask: `seconds` since `begin`; seconds that each waited
-        for text, and that its threads computed; who computed longest, and how long the others
-        waited for that rank in the mean; the most bytes that each has held so far."""
+        for text, and that its threads computed; who computed longest, and how long the ranks
+        waited for that one in the mean, itself as 0; the most bytes that each has held so far."""
         on_gpu = self._mesh.device.type == "cuda"
         computed = None if on_gpu else time.process_time() - self._computed
         own = (self._waited, computed, _most(self._mesh.device))

@@ -42,7 +42,7 @@ def score(
             tokens += found["tokens"]
             interruption.alive()
         stop()
-    live.scored(step, place["phase"], losses)
+    live.scored(step, place["phase"], losses, journal.best)
     if ends or step == 0:
         live.doing(f"step {step}: scoring tasks")
         interruption.asleep()

@@ -8,7 +8,7 @@ Nothing is cleaned and nothing is cut; an empty document is a document.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +41,16 @@ def documents(
             else:
                 tally.skipped += 1
                 tally.first = tally.first or f"{item.where}: {item.why}"
+
+
+def limited(documents: Iterable[str], limit: int) -> Iterator[str]:
+    """The first documents, `limit` bytes in all; the last of them is cut short."""
+    for text in documents:
+        data = text.encode()
+        yield data[:limit].decode(errors="ignore")
+        limit -= len(data)
+        if limit <= 0:
+            return
 
 
 def in_validation(text: str, share: float) -> bool:

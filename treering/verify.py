@@ -65,7 +65,10 @@ def _records(path: Path) -> Finding:
         found = records.read(path)
     except Invalid as error:
         return Finding(str(path), str(error))
-    torn = not path.read_bytes().endswith(b"\n")
+    *lines, rest = path.read_bytes().split(b"\n")
+    if len(found) < len(lines):
+        return Finding(str(path), f"line {len(lines)} is damaged; restore the file")
+    torn = rest != b""
     said = "the last line is torn; it is left out" if torn else f"{len(found):,} records"
     return Finding(str(path), None if found else "holds no record", said)
 

@@ -102,7 +102,7 @@ def _paths(folder: Path) -> list[Path]:
     if index.exists():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Invalid(f"{index}: cannot be read ({error}); restore it") from error
         return [folder / name for name in sorted(names) if (folder / name).exists()]
     return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
@@ -130,11 +130,12 @@ def _files(folder: Path) -> dict[str, Path]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A file of safetensors; whatever is wrong with it is said with its name."""
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise Invalid(f"{path}: cannot be read ({error}); restore it") from error
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(safe_open(path, "pt"))
+        except (OSError, SafetensorError) as error:
+            raise Invalid(f"{path}: cannot be read ({error}); restore it") from error
+        yield file
 
 
 def _fill(weight: torch.Tensor, stored: object, name: str, path: Path) -> None:
@@ -182,8 +183,11 @@ def write_each(
             tensor = value(name)
             if i % mesh.world == mesh.rank:
                 kept[name] = tensor.cpu().contiguous()
-        if kept:
-            save_file(kept, folder / file, metadata={"format": "pt"})
+        try:
+            if kept:
+                save_file(kept, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # how it says that a disk is full
+            raise OSError(f"{folder / file}: {error}") from error
     if len(parts) > 1 and mesh.rank == 0:
         index = {
             "metadata": {"total_size": sum(t.nbytes for t in weights.values())},

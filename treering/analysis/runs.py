@@ -120,7 +120,7 @@ def files(given: Sequence[str]) -> list[Path]:
     """What `gather` would read, to see whether there is something new."""
     found = []
     for text in given:
-        _, folder = _named(text)
+        _, folder = named(text)
         found += [folder / "records.jsonl", folder / "study.json"]
         found += sorted((folder / "runs").glob("*/records.jsonl"))
     return [path for path in found if path.exists()]
@@ -135,7 +135,7 @@ def _baseline(arm: Arm, arms: Sequence[Arm], runs: Sequence[_Run]) -> str | None
 
 
 def _runs(text: str) -> Iterator[_Run]:
-    name, folder = _named(text)
+    name, folder = named(text)
     if (folder / "records.jsonl").exists():
         yield _Run(name, read(folder))
     elif (folder / "runs").is_dir():
@@ -163,7 +163,7 @@ def _cells(path: Path) -> dict[str, dict[str, str]]:
     return {cell["name"]: cell for cell in cells}
 
 
-def _named(text: str) -> tuple[str, Path]:
+def named(text: str) -> tuple[str, Path]:
     """The name and the folder of RUN or ARM=RUN; a folder's own name may hold a "=" too."""
     name, equals, path = text.partition("=")
     if equals and not Path(text).exists():

@@ -23,8 +23,7 @@ PACKAGES = ("numpy", "torch", "transformers")
 
 
 def collect(folder: Path) -> dict[str, int]:
-    """Write english.jsonl, python.jsonl and cpp.jsonl into the folder; documents of each. Those
-    that are there already are left alone."""
+    """Write english.jsonl, python.jsonl and cpp.jsonl into the folder; documents of each."""
     corpora: dict[str, list[str]] = {"english": [], "python": [], "cpp": []}
     for path in _shuffled(_modules()):
         if all(_size(corpora[name]) >= ENOUGH for name in ("english", "python")):

@@ -61,7 +61,7 @@ def _td(cell: str) -> str:
 def header(views: Sequence[View]) -> str:
     items = "".join(
         f"<li>{_arm(i, v)}<span class=faint>{len(v.seeds)} seed{'s' * (len(v.seeds) > 1)}, "
-        f"{v.end}</span></li>"
+        f"{escape(str(v.end))}</span></li>"
         for i, v in enumerate(views)
     )
     return f"<header><h1>What was learned, what was lost</h1><ul class=legend>{items}</ul></header>"

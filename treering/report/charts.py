@@ -205,7 +205,7 @@ def _rule(values: list[Spec], look: Spec) -> Spec:
 def _boundaries(views: Sequence[View]) -> Spec:
     """A thin line where a phase ends, in the longest of the arms."""
     longest = max(views, key=lambda view: len(view.rows))
-    values = [{"x": tokens, "phase": name} for tokens, name in longest.boundaries[:-1]]
+    values = [{"x": tokens, "phase": name} for tokens, name in longest.switches]
     return {
         "data": {"values": values},
         "mark": {"type": "rule", "color": "currentColor", "opacity": 0.35, "tooltip": True},

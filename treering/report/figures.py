@@ -95,7 +95,7 @@ def _finish(axes: Axes, views: Sequence[View], title: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     longest = max(views, key=lambda v: len(v.rows))
-    for tokens, _ in longest.boundaries[:-1]:
+    for tokens, _ in longest.switches:
         axes.axvline(tokens, color="grey", linewidth=0.6)
     axes.set_title(title, fontsize=8)
     axes.set_xlabel("tokens", fontsize=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -27,8 +28,8 @@ class Live:
     """On a terminal a line that renews itself; elsewhere one line for each evaluation."""
 
     console: Console
-    best: dict[str, float] = field(default_factory=dict)
     now: dict[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._line = RichLive(console=self.console, auto_refresh=False, transient=True)
@@ -70,16 +71,16 @@ class Live:
         if self.console.is_terminal:
             self._line.update(Text(text), refresh=True)
 
-    def scored(self, step: int, phase: str, losses: dict[str, float]) -> None:
-        """Held-out losses after `step`."""
-        self.now = losses
-        for corpus, loss in losses.items():
-            self.best[corpus] = min(loss, self.best.get(corpus, loss))
+    def scored(
+        self, step: int, phase: str, losses: dict[str, float], best: Mapping[str, float]
+    ) -> None:
+        """Held-out losses after `step`, and the best that the run has had."""
+        self.now, self.best = losses, best
         if not self.console.is_terminal:
             self.say(f"step {step:>7}  {phase:<10}  held-out  {self._corpora()}")
 
     def _corpora(self) -> str:
         return "  ".join(
-            f"{corpus} {loss:.3f} ({loss - self.best[corpus]:+.3f})"
+            f"{corpus} {loss:.3f} ({loss - self.best.get(corpus, loss):+.3f})"
             for corpus, loss in self.now.items()
         )

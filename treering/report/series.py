@@ -56,6 +56,12 @@ class View:
         return [(float(row.tokens or 0), row.label) for row in self.rows[1:]]
 
     @property
+    def switches(self) -> list[tuple[float, str]]:
+        """Where one phase ended and another began."""
+        over = len(self.boundaries) == len(self.header["phases"])
+        return self.boundaries[:-1] if over else self.boundaries
+
+    @property
     def asked(self) -> float:
         """The share of replay that the recipe asks for."""
         return float(self.header["recipe"].get("replay", {}).get("share", 0.0))

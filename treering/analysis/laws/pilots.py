@@ -20,7 +20,7 @@ import numpy as np
 from treering.analysis.laws.form import Array
 from treering.analysis.laws.points import columns
 from treering.analysis.matrix import header_of
-from treering.analysis.runs import gather
+from treering.analysis.runs import gather, named
 from treering.atomic import replacing
 from treering.config import Invalid
 from treering.records import ANNEALED, Record
@@ -36,7 +36,7 @@ def runs(given: Sequence[str]) -> list[tuple[int, Run]]:
     if _is_csv(given):
         return []
     for name in given:
-        if not Path(name.partition("=")[2] or name).exists():
+        if not named(name)[1].exists():
             raise Invalid(f"{name}: no such file or folder; name runs, a study, or a CSV of pilots")
     return [run for arm in gather(given) if arm.branch is None for run in arm.runs.items()]
 
@@ -94,6 +94,10 @@ def _of_csv(path: Path) -> dict[str, Array]:
         raise Invalid(f"{path}: not a CSV in UTF-8 ({error})") from None
     if not rows:
         raise Invalid(f"{path}: no points; give a line for each")
+    for line, row in enumerate(rows, 2):
+        if None in row or None in row.values():  # how the reader says: too many, too few
+            raise Invalid(f"{path}: line {line} has not as many fields as the first; mend it (the "
+                          "separator is a comma)")  # fmt: skip
     missing = [name for name in ("N", "D", "replay") if name not in rows[0]]
     if missing and all(name in rows[0] for name in CELLS):
         raise Invalid(f"{path}: is a study's table of its cells, without {', '.join(missing)}; "
@@ -104,7 +108,7 @@ def _of_csv(path: Path) -> dict[str, Array]:
     for name in rows[0]:
         try:
             found[name] = [float(row[name]) for row in rows]
-        except (TypeError, ValueError):
+        except ValueError:
             if name not in ("run", "seed"):
                 line = next(i for i, row in enumerate(rows, 2) if not _is_number(row[name]))
                 raise Invalid(f"{path}: {name} is not a number in line {line} "
@@ -114,9 +118,9 @@ def _of_csv(path: Path) -> dict[str, Array]:
     return columns(found)
 
 
-def _is_number(text: str | None) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(text or "")
+        float(text)
     except ValueError:
         return False
     return True
