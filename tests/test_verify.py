@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from treering import cli, tokenizer
+from treering import cli, records, tokenizer
 from treering.prepare import Options, prepare
 
 
@@ -102,6 +102,23 @@ def test_a_last_record_that_is_damaged_is_no_torn_line(
     path.write_bytes(whole[:-2])
     assert verified(tmp_path / "run") == 0
     assert "the last line is torn; it is left out" in capsys.readouterr().out
+
+
+def test_a_run_that_writes_meanwhile_is_sound(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    real = records.read
+
+    def read(path: Path) -> list[records.Record]:
+        found = real(path)
+        with open(path, "ab") as file:
+            file.write(path.read_bytes().splitlines(keepends=True)[1])
+        return found
+
+    monkeypatch.setattr(records, "read", read)
+    assert verified(tmp_path / "run") == 0
+    assert "DAMAGED" not in capsys.readouterr().out
 
 
 def test_a_run_whose_texts_have_moved_is_sound(

@@ -61,11 +61,11 @@ def _run(folder: Path) -> Iterator[Finding]:
 
 
 def _records(path: Path) -> Finding:
+    *lines, rest = path.read_bytes().split(b"\n")  # first: a run may be writing
     try:
         found = records.read(path)
     except Invalid as error:
         return Finding(str(path), str(error))
-    *lines, rest = path.read_bytes().split(b"\n")
     if len(found) < len(lines):
         return Finding(str(path), f"line {len(lines)} is damaged; restore the file")
     torn = rest != b""
