@@ -66,7 +66,7 @@ def extend(
     if out.exists():
         raise Invalid(f"--out {out}: exists; name another folder")
     check(base)
-    trained, held_out = (list(_documents(corpus, field, held_out=h)) for h in (False, True))
+    trained, held_out = _documents(corpus, field)
     if not (trained and held_out):
         warnings.warn("no document is held out (a file of text is one): tokens per word are of "
                       "what the merges are learned from", stacklevel=2)  # fmt: skip
@@ -199,8 +199,10 @@ def spelled(
     return found
 
 
-def _documents(corpus: Sequence[str], field: str, *, held_out: bool) -> Iterator[str]:
+def _documents(corpus: Sequence[str], field: str) -> tuple[list[str], list[str]]:
+    """Those that are learned from, and those that are held out."""
+    trained, held_out = list[str](), list[str]()
     for path in corpus:
         for text in texts.limited(texts.documents(path, field=field), LIMIT):
-            if texts.in_validation(text, SHARE) == held_out:
-                yield text
+            (held_out if texts.in_validation(text, SHARE) else trained).append(text)
+    return trained, held_out

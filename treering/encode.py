@@ -28,7 +28,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from treering.config import Invalid
-from treering.tokenizer import as_plain
+from treering.tokenizer import as_plain, writing
 
 CHARACTERS = 1 << 19  # of a batch, so that a worker has 0.1 s of work
 DOCUMENTS = 1 << 12
@@ -61,10 +61,8 @@ def encode(
     """Each document with its ids; one worker is this process, more are that many others."""
     with tempfile.TemporaryDirectory(prefix="treering-") as folder:
         job = Job(str(Path(folder) / "tokenizer.json"), tuple(before), tuple(after))
-        try:
+        with writing(job.file):
             backend.save(job.file, pretty=False)
-        except Exception as error:  # how the backend, which is Rust, says that a disk is full
-            raise OSError(f"{job.file}: {error}") from error
         runs = _here(documents, job) if workers == 1 else _pool(_batches(documents), job, workers)
         for batch, (ids, lengths) in runs:
             parts = np.split(ids, np.cumsum(lengths)[:-1])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,11 +85,18 @@ def train(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that `load` reads. Raises OSError where the disk is full."""
-    try:
+    with writing(folder):
         tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """A full disk is an OSError here, too."""
+    try:
+        yield
     except Exception as error:
         if type(error) is Exception:  # how the backend, which is Rust, says so
-            raise OSError(f"{folder}: {error}") from error
+            raise OSError(f"{path}: {error}") from error
         raise
 
 
