@@ -46,7 +46,7 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     there = device()
     if world > 1:
         console.print(f"time        not tried: {world} processes are asked for, this is one")
-    elif found.peak + _also(found, there) > (room := _room(there)):
+    elif found.on(there) > (room := _room(there)):
         console.print(f"time        not tried: {there.type} has {_size(room)}")
     else:
         minutes, steps = _trial(recipe, data, Mesh(device=there))
@@ -62,11 +62,6 @@ def _memory(found: Footprint, world: int) -> list[str]:
         f"memory      {_size(found.peak)} on each of {world} in {found.precision}: {each}",
         f"            and {', '.join(hosts)} on its host",
     ]
-
-
-def _also(found: Footprint, there: torch.device) -> int:
-    """What lies on the host, where that is the device."""
-    return sum(found.host.values()) if there.type == "cpu" else 0
 
 
 def _size(size: int) -> str:

@@ -40,10 +40,10 @@ class Footprint:
     """Bytes on rank 0, which holds no less than another, and what else a description tells.
 
     `held` from step to step by kind: weights, gradients (while a step lasts), the optimizer's and
-    the update's tensors, each spread over the ranks. `gathered`: whole weights of the blocks at
-    work, and their gradient before it is spread. `activations`: what a step holds beyond that at
-    its height. `host`: by kind, what lies in the host's memory; `staged`: a checkpoint's copy there
-    while it is written. `recorded`: a sample's first prediction on the disk (DER).
+    the update's tensors, spread over the ranks where they are shaped as weights are. `gathered`:
+    whole weights of the blocks at work, and their gradient before it is spread. `activations`: what
+    a step holds beyond that at its height. `host`: by kind, what lies in the host's memory;
+    `staged`: a checkpoint's copy there. `recorded`: a sample's first prediction on the disk (DER).
     """
 
     parameters: int
@@ -60,6 +60,10 @@ class Footprint:
     def peak(self) -> int:
         """On the device, at a step's height."""
         return sum(self.held.values()) + self.gathered + self.activations
+
+    def on(self, there: torch.device) -> int:
+        """The same, with what lies on the host where that is the device."""
+        return self.peak + (sum(self.host.values()) if there.type == "cpu" else 0)
 
 
 def footprint(recipe: Recipe, given: build.Data, world: int) -> Footprint:
@@ -149,8 +153,7 @@ def _on_host(recipe: Recipe) -> tuple[str, ...]:
 
 def _unsaved(recipe: Recipe) -> set[str]:
     """Kinds that no checkpoint holds, as they stay what they were at the start."""
-    small = adapter.named(recipe)
-    merges = small is not None and small.merge == "phase"
+    merges = getattr(adapter.named(recipe), "merge", None) == "phase"
     stays = {"frozen weights": not merges, "teacher": recipe.objective.teacher.from_ != "phase"}
     return {kind for kind, stay in stays.items() if stay}
 

@@ -121,8 +121,6 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
     step = next((r for r in reversed(records) if r.get("kind") == "step"), {})
     sittings = [r for r in records if r.get("kind") in ("header", "step", "end")]
     tokens, fresh = step.get("tokens"), step.get("fresh_tokens")
-    last = loss.rows[loss.ends[-1]].step
-    beside = [name for name in branches_of(records) if last in scores_of(records, "loss", name)]
     return {
         "end": sittings[-1].get("reason") if sittings[-1]["kind"] == "end" else None,
         "corpora": list(loss.corpora),
@@ -130,7 +128,7 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
         "learned": dict(loss.learned),
         "loss": _judged(loss),
         "bits_per_byte": _judged(matrix(records, metric="bits_per_byte", branch=branch)),
-        "branches": {name: _branch(records, name) for name in beside if last and not branch},
+        "branches": {} if branch else _beside(records, loss.rows[loss.ends[-1]].step),
         "tasks": _tasks(records, [row.step for row in loss.rows]),
         "step": step.get("step", 0),
         "tokens": tokens,
@@ -144,9 +142,15 @@ def summary(records: Sequence[Record], branch: str | None = None) -> dict[str, A
     }
 
 
-def _branch(records: Sequence[Record], name: str) -> dict[str, Any]:
-    """By unit, the metrics of weights scored beside the trained ones."""
-    return {unit: _judged(matrix(records, metric=unit, branch=name))["metrics"] for unit in UNITS}
+def _beside(records: Sequence[Record], step: int) -> dict[str, Any]:
+    """Of each branch that was scored at the step that is judged the metrics, by their units."""
+    return {
+        name: {
+            unit: _judged(matrix(records, metric=unit, branch=name))["metrics"] for unit in UNITS
+        }
+        for name in branches_of(records)
+        if step and step in scores_of(records, "loss", name)
+    }
 
 
 def _tasks(records: Sequence[Record], steps: Sequence[int]) -> dict[str, Any]:
