@@ -37,6 +37,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def recipe(place: Path) -> Path:
+    return place / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
 def forks(place: Path) -> Iterator[tiny.Forks]:
     """A warm process that runs the tiny recipe in forks of its own."""
     with tiny.Forks(place) as forks:

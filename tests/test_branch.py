@@ -26,11 +26,6 @@ PAST = "replay.memory={kind='balanced', over='past'}"
 
 
 @pytest.fixture(scope="module")
-def recipe(place: Path) -> Path:
-    return place / "recipe.toml"
-
-
-@pytest.fixture(scope="module")
 def plain(place: Path, recipe: Path) -> Path:
     """The run without branches."""
     tiny.run(recipe, place / "plain", CONSTANT)

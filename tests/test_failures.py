@@ -25,11 +25,6 @@ HOUSE = Path(cli.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def recipe(place: Path) -> Path:
-    return place / "recipe.toml"
-
-
-@pytest.fixture(scope="module")
 def unbroken(recipe: Path) -> Path:
     tiny.run(recipe, recipe.parent / "unbroken")
     return recipe.parent / "unbroken"
