@@ -81,6 +81,7 @@ FALLS = {  # from step 13 on
     "cosine": [0.965746, 0.868198, 0.722208, 0.55, 0.377792, 0.231802, 0.134254],
     "1-sqrt": [0.681802, 0.55, 0.448865, 0.363604, 0.288488, 0.220577, 0.158127],
     "exponential": [0.749894, 0.562341, 0.421697, 0.316228, 0.237137, 0.177828, 0.133352],
+    "rsqrt": [0.570501, 0.400234, 0.302706, 0.23753, 0.190039, 0.153454, 0.124153],
 }
 ANNEALED = [*[0.55] * 6, 0.55, 0.359147, 0.234521, 0.153141]
 TWENTY: dict[str, tuple[Any, list[float]]] = {
@@ -119,6 +120,25 @@ def test_golden_values_of_twenty_steps(kind: str) -> None:
     shape, wanted = TWENTY[kind]
     rate = shape.over(20)
     assert [rate(step) for step in range(20)] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_golden_values_of_a_rate_that_is_warmed_up_again(place: Path) -> None:
+    """Two phases of ten steps, two of warm-up in each; a cosine to 0.1, by hand."""
+    recipe = config.load(place / "recipe.toml")
+    own = {"kind": "cosine", "peak": 1.0, "floor": 0.1, "warmup": 0.2, "span": "phase"}
+    rate = shelf.schedule(replace(recipe, schedule=own), (10, 10))
+    phase = [0.5, 1.0, 1.0, *FALLS["cosine"]]
+    assert [rate(step) for step in range(20)] == pytest.approx(2 * phase, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", FALLS)
+def test_golden_values_of_an_annealed_branch(place: Path, shape: str) -> None:
+    """It leaves a constant rate after twelve of twenty steps and falls to a tenth of it."""
+    recipe = config.load(place / "recipe.toml")
+    own = replace(recipe, anneal=replace(recipe.anneal, tokens=640, shape=shape, floor=0.1))
+    rate = shelf.annealed(own, Constant(2.0).over(20), 12, 20)
+    wanted = [*[2.0] * 13, *(2 * value for value in FALLS[shape]), 0.2]
+    assert [rate(step) for step in range(21)] == pytest.approx(wanted, abs=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +245,15 @@ def test_the_stable_part_meets_its_decay(shape: str, steps: int) -> None:
     warm, falls = round(0.1 * steps), steps - round(0.2 * steps)
     assert rate(warm - 1) == rate(warm) == rate(falls) == pytest.approx(2.0, rel=1e-12)
     assert all(rate(t + 1) < rate(t) for t in range(falls, steps))
+    assert rate(steps) == pytest.approx(0.2, rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [7, 101, 335])
+def test_a_warm_up_that_meets_the_decay_is_no_jump_at_odd_lengths(steps: int) -> None:
+    """Half of 7 is 4 twice: the decay begins where the warm-up has ended."""
+    rate = WSD(peak=2.0, floor=0.1, warmup=0.5, decay=0.5).over(steps)
+    warm = round(0.5 * steps)
+    assert rate(warm - 1) == rate(warm) == pytest.approx(2.0, rel=1e-12)
     assert rate(steps) == pytest.approx(0.2, rel=1e-12)
 
 

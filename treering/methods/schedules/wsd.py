@@ -37,14 +37,14 @@ class WSD:
 
     def over(self, steps: int) -> Schedule:
         """The rate at each step of a span of `steps`."""
-        warm, last = round(self.warmup * steps), round(self.decay * steps)
-        stable, fall = steps - last, falling(self.shape, self.floor, "schedule")
+        warm, fall = round(self.warmup * steps), falling(self.shape, self.floor, "schedule")
+        stable = max(warm, steps - round(self.decay * steps))  # as both may be rounded up
 
         def rate(step: int) -> float:
             if step < warm:
                 return self.peak * rising(step, warm)
-            if step < stable or not last:
+            if step < stable or stable == steps:
                 return self.peak
-            return self.peak * fall(min(1.0, (step - stable) / last), self.floor)
+            return self.peak * fall(min(1.0, (step - stable) / (steps - stable)), self.floor)
 
         return rate
