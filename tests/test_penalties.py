@@ -107,6 +107,10 @@ def test_the_empirical_fisher_of_logistic_regression() -> None:
     slopes = ((chances - labels)[..., None] * known[..., None, :]).mean(1)
     wanted = 5 * slopes.square().mean(0)
     torch.testing.assert_close(penalty.state(learner)["importance"][0], wanted)
+    assert penalty.counters()["trace"] == pytest.approx(float(wanted.sum()), rel=1e-5)
+    after = EWC(1.0, fisher="empirical")
+    after.restore(penalty.counters())
+    assert after.counters() == penalty.counters()
 
 
 def test_the_importance_of_memory_aware_synapses() -> None:
@@ -334,6 +338,9 @@ def test_a_run_is_held_from_its_second_phase_and_pays_for_it(held: Path) -> None
     steps = [record for record in records.read(held) if record["kind"] == "step"]
     assert all(step["penalty"] == 0 for step in steps[:11]) and len(steps) == 20
     assert all(step["penalty"] > 0 for step in steps[11:])
+    last = [record for record in records.read(held) if record["kind"] == "checkpoint"][-1]
+    traces = [own["trace"] for own in last["counters"]["penalties"] if "trace" in own]
+    assert len(traces) == 3 and min(traces) > 0
     spent = np.diff([step["flops"] for step in steps])
     more = float(spent[9] - spent[10])  # of step 11, the second phase's first, and of the next
     assert more == pytest.approx(14 * 16 * spent[0] / 64), "6 + 5 + 3 samples"

@@ -58,7 +58,7 @@ def test_records_have_the_keys_of_their_kind(unbroken: Path) -> None:
         "header": {"recipe", "versions", "commit", "hardware"},
         "step": {"step"} | of_step,
         "score": {"step", "phase", "corpus", "loss", "bits_per_byte", "tokens"},
-        "checkpoint": {"step", "path"},
+        "checkpoint": {"step", "path", "counters"},
         "end": {"reason", "seconds"},
     }
     for kind, wanted in keys.items():

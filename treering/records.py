@@ -93,7 +93,7 @@ class Records:
 
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Write one record, or none of it: OSError on a full disk leaves no torn line."""
-        record = {"kind": kind, **{name: _finite(value) for name, value in fields.items()}}
+        record = _finite({"kind": kind, **fields})
         line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
         start = os.fstat(self._file).st_size
         try:
@@ -214,4 +214,8 @@ def _contradiction(header: Record) -> str | None:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -54,15 +54,17 @@ class Saver:
         passed = ledger.passed(self._policy.stay_every_tokens, before)
         return passed or (ends and self._policy.stay_at_phase)
 
-    def save(self, state: State, numbers: Table, *, stays: bool) -> Path:
-        """Begin to write the checkpoint after a step, in a folder that will be there when it is
-        whole. `stays`: it is never removed. Raises what the one before failed with."""
+    def save(self, state: State, numbers: Table, *, stays: bool) -> Table:
+        """Begin to write the checkpoint after a step; what its record says: the folder, which will
+        be there when it is whole, and the counters of update and penalties. `stays`: it is never
+        removed. Raises what the one before failed with."""
         self.wait()
         if self.predictions:
             self.predictions.sync()
         plan, arrays = position.save(state)
         held = [penalty.counters() for penalty in self._learner.penalties]
-        content = {"plan": plan, "update": self._update.counters(), "penalties": held, **numbers}
+        counters = {"update": self._update.counters(), "penalties": held}
+        content = {"plan": plan, **counters, **numbers}
         staged = {
             name: tensor.detach().to("cpu", copy=True)
             for name, tensor in self._named(arrays).items()
@@ -72,7 +74,8 @@ class Saver:
             checkpoint.save, self._folder, state.step, staged, content,
             keep=self._policy.keep, stays=stays, mesh=self._aside,
         )  # fmt: skip
-        return checkpoint.place(self._folder, state.step)
+        path = checkpoint.place(self._folder, state.step).relative_to(self._folder.parent)
+        return {"step": state.step, "path": str(path), "counters": counters}
 
     def check(self) -> None:
         """Raises what a save that has ended failed with; does not wait for one that goes on."""

@@ -196,6 +196,5 @@ class Run:
     def _save(self, *, stays: bool, unscored: Table | None) -> None:
         self.journal.sync()
         numbers = {"ledger": asdict(self.ledger), "seconds": self._seconds(), "unscored": unscored}
-        path = self.saver.save(self.state, numbers, stays=stays)
-        at = {"step": self.state.step, "path": str(path.relative_to(self.out))}
-        self.journal.write("checkpoint", {**at, "ledger": self.ledger.purposes()})
+        found = self.saver.save(self.state, numbers, stays=stays)
+        self.journal.write("checkpoint", found | {"ledger": self.ledger.purposes()})

@@ -48,7 +48,7 @@ class Merging:
         return own | inner
 
     def counters(self) -> dict[str, Any]:
-        return {"merged": self.merged, "inner": self.inner.counters()}
+        return {"merged": [*self.merged], "inner": self.inner.counters()}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         self.merged = list(counters["merged"])

@@ -52,6 +52,7 @@ class EWC:
         self._importance: list[torch.Tensor] = []
         self._holds = False
         self._least = 0.0  # of the sum over phases, which is not 0 anywhere
+        self._trace = 0.0
 
     def __call__(self, learner: Learner) -> torch.Tensor:
         if not self._holds:
@@ -65,6 +66,7 @@ class EWC:
         if not len(batch):
             return 0.0
         self._hold(learner, self._fisher(learner, batch, at))
+        self._trace = quadratic.trace(learner, self.weight, self._importance)
         return batch.predicted * learner.flops_per_token
 
     def _fisher(self, learner: Learner, batch: Batch, at: int) -> list[torch.Tensor]:
@@ -95,10 +97,12 @@ class EWC:
         return {"centre": self._centre, "importance": self._importance}
 
     def counters(self) -> dict[str, Any]:
-        return {"holds": self._holds, "least": self._least}
+        """`trace`: the weight times the trace of F, which compares models and data sets."""
+        return {"holds": self._holds, "least": self._least, "trace": self._trace}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
         self._holds, self._least = bool(counters["holds"]), float(counters["least"])
+        self._trace = float(counters.get("trace", 0.0))
 
 
 def true_labels(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ class MAS:
         quadratic.check(self.weight, self.samples)
         self._anchor: list[torch.Tensor] = []
         self._importance: list[torch.Tensor] = []
-        self._holds = False
+        self._holds, self._trace = False, 0.0
 
     def __call__(self, learner: Learner) -> torch.Tensor:
         if not self._holds:
@@ -48,6 +48,7 @@ class MAS:
             sizes = torch._foreach_abs(gradient)
             torch._foreach_add_(self._importance, sizes, alpha=1 / len(batch))
         quadratic.put(self._anchor, learner)
+        self._trace = quadratic.trace(learner, self.weight, self._importance)
         self._holds = True
         return batch.predicted * learner.flops_per_token
 
@@ -57,10 +58,11 @@ class MAS:
         return {"anchor": self._anchor, "importance": self._importance}
 
     def counters(self) -> dict[str, Any]:
-        return {"holds": self._holds}
+        """`trace`: the weight times the sum of all importance."""
+        return {"holds": self._holds, "trace": self._trace}
 
     def restore(self, counters: Mapping[str, Any]) -> None:
-        self._holds = bool(counters["holds"])
+        self._holds, self._trace = bool(counters["holds"]), float(counters.get("trace", 0.0))
 
 
 def squared_outputs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

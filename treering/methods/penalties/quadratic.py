@@ -38,6 +38,13 @@ def pull(
     return weight / 2 * learner.dot(slope(), away())
 
 
+@torch.no_grad()
+def trace(learner: Learner, weight: float, importance: Tensors) -> float:
+    """weight * the sum of all importance: how strong the pull is in all; waits for the device."""
+    ones = (torch.ones_like(part) for part in importance)
+    return weight * float(learner.dot(importance, ones))
+
+
 def none(learner: Learner) -> torch.Tensor:
     """The value while nothing is held, float64[]."""
     return torch.zeros((), dtype=torch.float64, device=learner.params[0].device)
