@@ -17,7 +17,7 @@ from test_model import GATED, KINDS
 from test_surgeries_depth import made
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from treering import cli, tokenizer, weights
+from treering import cli, pretrained, tokenizer, weights
 from treering.config import Invalid
 from treering.footprint import Alive
 
@@ -71,6 +71,45 @@ def test_the_instruction_residual_is_added(place: Path, tmp_path: Path) -> None:
     card = (tmp_path / "out/README.md").read_text()
     assert "base + 1 (trained - base) + 0.5 (instruct - base)" in card
     assert str(place) not in card and card.count("\n- ") == 3
+    for name in NAMES:
+        assert str(pretrained.fingerprint(str(place / name))) in card
+
+
+@pytest.mark.filterwarnings("default:merge. .*rows that not all have")
+@pytest.mark.parametrize("kind", ["llama", "llama-tied"])
+def test_a_residual_goes_into_a_model_with_more_words(
+    place: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that the base has not are those of the model that `--like` names; both heads."""
+    there = {name: tmp_path / name for name in NAMES}
+    for i, (name, folder) in enumerate(there.items()):
+        model = made(KINDS[kind]())
+        if name == "trained":
+            model.resize_token_embeddings(340, mean_resizing=False)
+        torch.manual_seed(i)
+        with torch.no_grad():
+            for param in model.parameters():
+                param.add_(0.01 * torch.randn_like(param))
+        model.save_pretrained(folder)
+        tokenizer.load(place / "base").save_pretrained(str(folder))
+    asked = ["merge", "--base", *map(str, (there["base"], "--add", there["trained"]))]
+    asked += [str(there["instruct"]), "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 2
+    assert "name by --like the one of them whose rows are right" in capsys.readouterr().err
+    assert cli.main([*asked, "--like", str(there["trained"])]) == 0
+    assert "rows that not all have are those of" in capsys.readouterr().err
+    found = of(tmp_path / "out")
+    base, trained, instruct = (of(folder) for folder in there.values())
+    longer = [name for name, tensor in found.items() if tensor.shape != base[name].shape]
+    assert len(longer) == (1 if kind == "llama-tied" else 2)
+    for name, tensor in found.items():
+        old = len(base[name])
+        wanted = trained[name][:old] + instruct[name] - base[name]
+        torch.testing.assert_close(tensor[:old], wanted, rtol=0, atol=1e-6)
+        assert torch.equal(tensor[old:], trained[name][old:])
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == 340
+    card = (tmp_path / "out/README.md").read_text()
+    assert "; rows from 320 on: trained" in card
 
 
 def test_what_is_subtracted_is_added_again_bit_for_bit(place: Path, tmp_path: Path) -> None:

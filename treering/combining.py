@@ -97,3 +97,14 @@ class Slerp:
             return torch.lerp(a, b, t)
         angle = math.acos(cosine)
         return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
+
+
+def combined(
+    rule: Rule, tensors: Sequence[torch.Tensor], weights: Sequence[float], own: int
+) -> torch.Tensor:
+    """A rule's tensor; of such with rows that not all have, these are those of the `own`th."""
+    if all(tensor.shape == tensors[0].shape for tensor in tensors):
+        return rule(tensors, weights)
+    rows = min(len(tensor) for tensor in tensors)
+    made = rule([tensor[:rows] for tensor in tensors], weights)
+    return torch.cat([made, tensors[own][rows:]])

@@ -14,7 +14,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from treering import pretrained, tokenizer, weights
 from treering.atomic import replacing
-from treering.combining import Parent, Rule
+from treering.combining import Parent, Rule, combined
 from treering.config import Invalid
 from treering.folder import check_writable
 from treering.mesh import Mesh
-from treering.report.card import merged
+from treering.report.card import called, merged
 
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAME = ("model_type", "num_attention_heads", "num_key_value_heads")  # shapes do not show heads
@@ -39,7 +39,8 @@ def merge(
 ) -> None:
     """Write the model that a rule makes of its parents as a Hugging Face folder. Config and
     tokenizer are those of `like`, or of the first; the type of the numbers is `dtype`, or the
-    widest that a parent has.
+    widest that a parent has. Of vocabularies of other lengths the rows that all have are merged;
+    the others are those of `like`, one of the parents.
 
     Raises Invalid where the parents differ in architecture, names, shapes or tokens, or are
     quantised.
@@ -58,7 +59,10 @@ def merge(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as beside, ExitStack() as stack:
         opened = [stack.enter_context(weights.mapped(folders[source])) for source in sources]
-        shapes = _shapes(opened, sources, dtype)
+        own = sources.index(like) if named and like in sources else None
+        sizes = [_config(folders[source]).get("vocab_size") for source in sources]
+        rows = functools.partial(_rows, sources=sources, sizes=sizes, own=own)
+        shapes = _shapes(opened, sources, dtype, rows)
 
         def value(name: str) -> torch.Tensor:
             each: list[torch.Tensor] = [files[name].get_tensor(name) for files in opened]
@@ -66,8 +70,8 @@ def merge(
                 if not all(torch.equal(each[0], other) for other in each):
                     raise Invalid(f"merge: {name} is of integers that differ; they have no mean")
                 return each[0]
-            made = rule([tensor.double() for tensor in each], [weight for _, weight in parents])
-            return made.to(shapes[name].dtype)
+            doubles, by = [tensor.double() for tensor in each], [weight for _, weight in parents]
+            return combined(rule, doubles, by, own or 0).to(shapes[name].dtype)
 
         beside.mkdir()
         weights.write_each(beside, shapes, value, Mesh())
@@ -79,15 +83,21 @@ def merge(
         if words is not None:
             tokenizer.save(words, beside)
         marks = [(source, pretrained.fingerprint(str(folders[source]))) for source in sources]
-        card = merged(rule.formula(parents), marks)
+        formula = rule.formula(parents)
+        if len(set(sizes)) > 1:
+            formula += f"; rows from {min(size for size in sizes if size)} on: {called(like)}"
+        card = merged(formula, marks)
         (beside / "README.md").write_text(card, encoding="utf-8")
 
 
 def _shapes(
-    opened: Sequence[dict[str, Any]], sources: Sequence[str], dtype: str | None
+    opened: Sequence[dict[str, Any]],
+    sources: Sequence[str],
+    dtype: str | None,
+    shape_of: Callable[[str, list[list[int]]], list[int]],
 ) -> dict[str, torch.Tensor]:
     """Tensors without memory, of the shapes and types to be written. Raises Invalid where the
-    models differ in names or shapes."""
+    models differ in names or types."""
     shapes: dict[str, torch.Tensor] = {}
     for files, source in zip(opened, sources, strict=True):
         if other := sorted(files.keys() ^ opened[0].keys()):
@@ -97,10 +107,7 @@ def _shapes(
                           f"({len(other)} differ); they are not of one architecture")  # fmt: skip
     for name in opened[0]:
         slices = [files[name].get_slice(name) for files in opened]
-        for each, source in zip(slices, sources, strict=True):
-            if each.get_shape() != slices[0].get_shape():
-                raise Invalid(f"merge: {name} is {each.get_shape()} in {source}, but "
-                              f"{slices[0].get_shape()} in {sources[0]}")  # fmt: skip
+        shape = shape_of(name, [each.get_shape() for each in slices])
         kinds = {each.get_dtype() for each in slices}
         floats = [TYPES[kind] for kind in kinds if kind in TYPES]
         if len(floats) == len(kinds):
@@ -111,8 +118,33 @@ def _shapes(
                           f"{', '.join(TYPES)}")  # fmt: skip
         else:
             kind = opened[0][name].get_tensor(name).dtype
-        shapes[name] = torch.empty(slices[0].get_shape(), dtype=kind, device="meta")
+        shapes[name] = torch.empty(shape, dtype=kind, device="meta")
     return shapes
+
+
+def _rows(
+    name: str,
+    shapes: Sequence[list[int]],
+    *,
+    sources: Sequence[str],
+    sizes: Sequence[int | None],
+    own: int | None,
+) -> list[int]:
+    """The shape of what is made of tensors of these shapes: that of the `own`th where each has a
+    row for each of its `sizes` tokens. Raises Invalid where others differ, or nobody said whose
+    rows are right."""
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is None:
+        return shapes[0]
+    words = (f"merge: {name} is {shapes[other]} in {sources[other]}, but {shapes[0]} in "
+             f"{sources[0]}")  # fmt: skip
+    of_tokens = [shape[:1] for shape in shapes] == [[size] for size in sizes]
+    if not of_tokens or any(shape[1:] != shapes[0][1:] for shape in shapes):
+        raise Invalid(words)
+    if own is None:
+        raise Invalid(f"{words}; name by --like the one of them whose rows are right")
+    warnings.warn(f"{words}; rows that not all have are those of {sources[own]}", stacklevel=2)
+    return shapes[own]
 
 
 def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
