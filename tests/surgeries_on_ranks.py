@@ -11,7 +11,9 @@ import torch
 KIND = "qwen3"
 SURGERIES = {
     "weights": "surgeries=[{kind='depth', window=[0, 2]}, {kind='vocabulary', rows='noise'}]",
+    "pieces": "surgeries=[{kind='vocabulary', rows='pieces', multiple=64}]",
     "rows": "surgeries=[{kind='context', length=4096, theta=500_000.0}]",
+    "yarn": "surgeries=[{kind='context', length=4096, scaling='yarn', original=32}]",
 }
 PHASE = "phases=[{name='one', tokens=640, mixture={fr=1.0}}]"
 
@@ -21,7 +23,7 @@ def begin_with(place: Path, kind: str) -> str:
 
 
 def sets(place: Path, name: str) -> tuple[str, ...]:
-    words = "extended" if name == "weights" else KIND
+    words = "extended" if "vocabulary" in SURGERIES[name] else KIND
     return begin_with(place, KIND), f"tokenizer={{from='{place / words}'}}", SURGERIES[name], PHASE
 
 

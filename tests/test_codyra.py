@@ -214,8 +214,11 @@ def test_it_resumes_bit_for_bit(
     assert 0 < first["rank"] < 3 and 0 < second["rank"] < 3 and first["norm"] > 0
 
 
-def test_two_ranks_do_what_one_does(forks: tiny.Forks, tmp_path: Path) -> None:
-    sets = [*codyra(), "--set=phases.0.tokens=640", "--set=phases.1.tokens=640"]
+@pytest.mark.parametrize("more", [{}, {"kept": 1.2}], ids=["codyra", "null"])
+def test_two_ranks_do_what_one_does(
+    forks: tiny.Forks, tmp_path: Path, more: dict[str, object]
+) -> None:
+    sets = [*codyra(**more), "--set=phases.0.tokens=640", "--set=phases.1.tokens=640"]
     for ranks in (1, 2):
         code, log = forks.run(tmp_path / str(ranks), *sets, ranks=ranks)
         assert code == 0, log

@@ -334,8 +334,9 @@ def test_it_resumes_bit_for_bit_between_two_turns(forks: tiny.Forks, tmp_path: P
         tiny.assert_same_run(tmp_path / f"killed {step}", tmp_path / "whole")
 
 
-def test_two_ranks_do_what_one_does(forks: tiny.Forks, tmp_path: Path) -> None:
-    coso = "update={kind='coso', rank=3, sketch=5, every=4}"
+@pytest.mark.parametrize("side", ["in", "out", "both"])
+def test_two_ranks_do_what_one_does(forks: tiny.Forks, tmp_path: Path, side: str) -> None:
+    coso = f"update={{kind='coso', rank=3, sketch=5, every=4, side='{side}'}}"
     sets = [f"--set={key}" for key in (coso, "phases.0.tokens=640", "phases.1.tokens=640")]
     for ranks in (1, 2):
         code, log = forks.run(tmp_path / str(ranks), *sets, ranks=ranks)

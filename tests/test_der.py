@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_mesh import assert_same_to_rounding
 from test_objectives import POSITIONS, VOCABULARY, Largest, given
 
 from treering import cli, model, tables
@@ -259,6 +260,12 @@ def test_the_first_steps_are_those_of_a_run_without_it(
     for a, b in zip(one[: first - 1], other, strict=False):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     assert abs(one[-1]["loss"] - other[-1]["loss"]) > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, where it compiles
+def test_a_compiled_run_is_the_same_to_rounding(held: Path, place: Path, tmp_path: Path) -> None:
+    tiny.run(place / "recipe.toml", tmp_path / "run", *DER, "compute.compile=true")
+    assert_same_to_rounding(tmp_path / "run", held, least=20, close=1e-3)
 
 
 def test_a_killed_run_holds_to_the_same(forks: tiny.Forks, held: Path, tmp_path: Path) -> None:

@@ -112,6 +112,24 @@ def test_an_outer_step_is_torchs_on_the_way_back(
         assert not torch.allclose(found, start, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_in_bf16_the_outer_step_and_what_it_keeps_are_of_fp32(
+    learner_of: LearnerOf, batches_of: BatchesOf, name: str
+) -> None:
+    """A step at rate 0 after it leaves the weights as they are."""
+    learner, batches = learner_of(precision="bf16"), batches_of(4)
+    begun = [param.detach().clone() for param in learner.params]
+    update = Outer(every=3, **THEIRS[name][0])  # type: ignore[arg-type]
+    learned(learner, update, batches[:3])
+    kinds = {tensor.dtype for held in update.state(learner).values() for tensor in held}
+    assert kinds == {torch.float32} == {param.dtype for param in learner.params}
+    after = [param.detach().clone() for param in learner.params]
+    assert not any(torch.equal(one, other) for one, other in zip(begun, after, strict=True))
+    learner.set_rate(0.0)
+    update(learner, batches[3])
+    assert all(torch.equal(one, other) for one, other in zip(after, learner.params, strict=True))
+
+
 def test_the_rate_may_be_a_schedule_of_the_runs_steps(
     learner_of: LearnerOf, batches_of: BatchesOf
 ) -> None:

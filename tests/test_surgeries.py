@@ -63,11 +63,12 @@ def sets(place: Path, kind: str, surgeries: str = ALL) -> tuple[str, ...]:
     return begin_with(place, kind), f"tokenizer={{from='{place / 'extended'}'}}", surgeries, PHASE
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", [*FAMILIES, "llama-tied"])
 def test_what_is_exported_opens_and_generates(
     place: Path, recipe: Path, tmp_path: Path, kind: str
 ) -> None:
-    """All three in one run; each family; the run's own export and the verb's are the same."""
+    """All three in one run; each family, and a head that is the embedding; the run's own export and
+    the verb's are the same."""
     tiny.run(recipe, tmp_path / "run", *sets(place, kind))
     asked = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     assert cli.main([*asked, "--cache", str(place / "cache")]) == 0
@@ -77,6 +78,8 @@ def test_what_is_exported_opens_and_generates(
         assert (found.config.num_hidden_layers, len(model.blocks(found))) == (4, 4)
         assert (found.config.vocab_size, model.size(found), len(words)) == (320, 320, 320)
         assert found.config.max_position_embeddings == 4096
+        rows, head = found.get_input_embeddings().weight, found.get_output_embeddings().weight
+        assert (rows is head) == (kind == "llama-tied")
         assert found.config.rope_parameters["rope_theta"] == 500_000.0
         given = words("quelamoui que", return_tensors="pt")
         out = found.generate(given.input_ids, max_new_tokens=5, min_new_tokens=5)
@@ -236,4 +239,4 @@ def test_two_ranks_do_what_one_does(place: Path, recipe: Path, tmp_path: Path) -
     for name in SURGERIES:
         tiny.run(recipe, tmp_path / name, *surgeries_on_ranks.sets(place, name))
         assert_same_to_rounding(place / f"two-{name}", tmp_path / name, least=10, close=5 * CLOSE)
-    assert done.stderr.count("surgeries: they change weights") == 2, "on each rank, of one run"
+    assert done.stderr.count("surgeries: they change weights") == 4, "on each rank, of two runs"
