@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from treering.methods.updates.directions import absorbed, leading, shrunk
+from treering.methods.updates.directions import absorbed, cost, few, leading, shrunk, singular
+from treering.methods.updates.subspace import Side, Subspace
 
 
 def test_one_direction_with_all_but_a_little_is_kept() -> None:
@@ -44,3 +45,37 @@ def test_few_directions_are_kept_whole() -> None:
     block = shrunk(u, s, 2)
     assert torch.allclose(block @ block.T, gradient @ gradient.T)
     assert shrunk(u, s, 1).norm() ** 2 == pytest.approx(9 - 4)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+def test_few_directions_of_many_are_found_without_the_others(shape: tuple[int, int]) -> None:
+    """Values that fall by a tenth; what is found is orthonormal, and the same each time."""
+    size = 12
+    luck = torch.Generator().manual_seed(3)
+    left, right = (torch.linalg.qr(torch.randn(n, 200, generator=luck)).Q for n in shape)
+    matrix = left * (0.9 ** torch.arange(200.0)) @ right.T
+    assert few(shape, size) and not few((64, 64), size)
+    u, s, v = singular(matrix, size)
+    assert size < len(s) < 30
+    torch.testing.assert_close(s[: size + 1], 0.9 ** torch.arange(size + 1.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(u.T @ u, torch.eye(len(s)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(v @ v.T, torch.eye(len(s)), rtol=0, atol=1e-5)
+    for found, wanted in ((u[:, :size], left[:, :size]), (v[:size].T, right[:, :size])):
+        cosines = (found * wanted).sum(0).abs()
+        assert cosines.min() > 0.99
+    again = singular(matrix, size)
+    assert all(torch.equal(one, other) for one, other in zip((u, s, v), again, strict=True))
+    assert cost(shape, size) < 0.1 * cost(shape, 200)
+
+
+def test_a_basis_of_a_large_matrix_has_nothing_of_what_is_kept() -> None:
+    luck = torch.Generator().manual_seed(5)
+    kept = torch.linalg.qr(torch.randn(200, 40, generator=luck)).Q
+    rows = Side(kept, torch.zeros(200, 6), torch.zeros(200, 12))
+    space = Subspace(rows, None)
+    assert few((200, 300), space.most)
+    for _ in range(2):
+        space.turn(torch.randn(200, 300, generator=luck), 1.0)
+        torch.testing.assert_close(rows.basis.T @ rows.basis, torch.eye(6), rtol=0, atol=1e-5)
+        assert float((kept.T @ rows.basis).abs().max()) < 1e-5
+        assert float((kept.T @ rows.sketch).abs().max()) < 1e-5 * float(rows.sketch.norm())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from treering.methods.updates.directions import padded
+from treering.methods.updates.directions import cost, padded
 from treering.methods.updates.subspace import Side, Subspace
 from treering.protocols import Applied, Learner
 from treering.spread import fill, whole
@@ -76,8 +76,7 @@ def turn(
         turned = spaces[name].turn(gradient, decay)
         for power, tensors in enumerate(moments, 1):
             fill(tensors[place], _turned(whole(tensors[place]), turned, power))
-        short, long = sorted(gradient.shape)
-        flops += 6.0 * long * short**2 + 20.0 * short**3  # Golub and Van Loan, table 8.6.1
+        flops += cost(gradient.shape, spaces[name].most)
     return flops, every
 
 

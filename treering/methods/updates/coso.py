@@ -12,8 +12,9 @@ MᵀW stays as it was when the phase that M is of ended. Where this departs from
   with "both", the moving directions are of the outputs, and what is kept is of either.
 - Moments turn with the basis, a second moment by the squares of the cosines, simpler than LDAdam
   (arXiv 2410.16103) does it; in the code they stay, in directions that are there no more.
-- `energy` is reached, not just missed, or one direction with most of it would not be kept.
-- M is made orthonormal again, and stays within `capacity`. Weight decay is within the subspace.
+- `energy`, .98 there, is reached, not just missed, or one direction with most of it would be lost.
+- M is made orthonormal again, and stays within `capacity`. Weight decay is within the subspace. All
+  linear layers but the head are confined, theirs one of each block.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from treering.methods.updates.directions import absorbed, leading, padded
+from treering.methods.updates.directions import absorbed, leading, padded, singular
 
 NONE = 1e-6  # of the largest singular value: a direction that is rounding alone
 
@@ -76,6 +76,11 @@ class Subspace:
         return [side for side in (self.rows, self.columns) if side is not None]
 
     @property
+    def most(self) -> int:
+        """How many directions of a gradient are asked for."""
+        return max(max(side.basis.shape[1], side.sketch.shape[1]) for side in self.sides)
+
+    @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """All there are, by name."""
         both = ("rows", self.rows), ("columns", self.columns)
@@ -105,7 +110,7 @@ class Subspace:
             gradient = self.rows.free(gradient)
         if self.columns is not None:
             gradient = self.columns.free(gradient.T).T
-        u, s, v = torch.linalg.svd(gradient, full_matrices=False)
+        u, s, v = singular(gradient, self.most)
         return (
             None if self.rows is None else self.rows.turn(u, s, decay),
             None if self.columns is None else self.columns.turn(v.T, s, decay),
