@@ -37,7 +37,7 @@ RANKS = (
     "shelf",
     "build",
     "header scoring branch consolidation",
-    "outcome footprint launch verify combining",
+    "outcome footprint launch verify combining doubling",
     "merge",
     "estimate",
     "extension piloting",

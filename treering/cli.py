@@ -156,7 +156,16 @@ def _verdict_verbs(known: Any) -> tuple[argparse.ArgumentParser, ...]:
 
 
 def _workshop_verbs(known: Any) -> None:
-    """extend-tokenizer and merge, which make models and tokenizers without training."""
+    """layers, extend-tokenizer and merge: models and tokenizers are made without training."""
+    layers = known.add_parser("layers", help="which layers a deeper model had best double")
+    layers.add_argument("model", metavar="FOLDER|ID")
+    layers.add_argument("--corpus", nargs="+", required=True, metavar="INPUT", help="as of prepare")
+    layers.add_argument("--double", type=int, metavar="K", help="layers (half of them)")
+    layers.add_argument("--length", type=int, default=512, help="tokens of a window (512)")
+    layers.add_argument("--field", default="text", help="of JSONL and Parquet (text)")
+    layers.add_argument("--json", action="store_true", help="all digits, for programs")
+    layers.set_defaults(verb=workshop.layers)
+
     extend = known.add_parser("extend-tokenizer", help="a byte-level BPE with more merges")
     extend.add_argument("base", metavar="FOLDER|ID", help="the model's own tokenizer")
     extend.add_argument("--corpus", nargs="+", required=True, metavar="INPUT", help="as of prepare")

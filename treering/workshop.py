@@ -33,6 +33,26 @@ def extend_tokenizer(options: argparse.Namespace) -> int:
     return 0
 
 
+def layers(options: argparse.Namespace) -> int:
+    from treering import doubling, pretrained, tokenizer
+
+    words = tokenizer.load(options.model)
+    rows = doubling.windows(words, options.corpus, options.field, options.length)
+    similar = doubling.similarities(pretrained.load(options.model), rows)
+    half = max(1, len(similar) // 2)
+    a, b = doubling.window(similar, half if options.double is None else options.double)
+    if options.json:
+        print(json.dumps({"similar": similar, "window": [a, b], "tokens": rows.size}))
+        return 0
+    table = RichTable("layer", "cosine of what goes in and comes out")
+    for layer, cosine in enumerate(similar):
+        table.add_row(f"{layer}{' *' if a <= layer < b else ''}", f"{cosine:.4f}")
+    Console().print(table)
+    print(f"most similar: window = [{a}, {b}], mean {sum(similar[a:b]) / (b - a):.4f}, of "
+          f"{rows.size:,} tokens")  # fmt: skip
+    return 0
+
+
 def merge(options: argparse.Namespace) -> int:
     from treering import combining
     from treering import merge as merging

@@ -4,7 +4,8 @@ model's are made once for both.
 
     T^2 * KL(p || q),  p = softmax(teacher's logits / T),  q = softmax(logits / T)
 
-Its gradient by the logits is T * (q - p). The teacher comes first: it is what q must cover.
+Its gradient by the logits is T * (q - p). The teacher comes first: it is what q must cover (TRACE's
+LwF has the two the other way round).
 
 Shape suffixes: N positions, D width, V vocabulary.
 """

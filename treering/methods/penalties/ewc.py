@@ -10,7 +10,9 @@ constant: so any number of phases takes two copies of the weights.
 
 F is the diagonal of the Fisher information of a predicted token: the mean over samples of length *
 g^2, where g is the gradient of one sample's mean loss. The square of a batch's mean gradient is not
-that, and understates it by about the batch's size (van de Ven 2025, arXiv 2502.11756).
+that, and understates it by about the batch's size (van de Ven 2025, arXiv 2502.11756): Avalanche's
+does so; TRACE sums squares while the weights move, the penalty's own among them. The exact F, a
+backward pass for each token of the vocabulary at each position, is out of reach.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     weight / 2 * sum Omega * (theta - theta_k)^2,
     Omega = sum over phases of the mean over samples of |d ||logits||^2 / d theta|
 
-Aljundi et al. 2018, arXiv 1711.09601, equations 2 to 4. It needs samples and no labels; of a sample
-the mean over its positions is taken.
+Aljundi et al. 2018, arXiv 1711.09601, equations 2 to 4, whose lambda is half of `weight`. It
+needs samples and no labels; of a sample the mean over its positions is taken.
 """
 
 from __future__ import annotations

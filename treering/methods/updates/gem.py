@@ -5,7 +5,8 @@
 
 (Lopez-Paz 2017, arXiv 1706.08840, equations 11 and 12; `strength` is the margin of its code.) At a
 strength of 0 this is the nearest gradient that raises none of the losses to first order. Products
-are over all weights at once and over all ranks, never weight by weight.
+are over all weights at once and over all ranks, never weight by weight (TRACE's are). For its 1e-3
+on the diagonal of R R' directions that are rounding alone are left out, which changes no others.
 """
 
 from __future__ import annotations
