@@ -23,7 +23,7 @@ from treering import text as texts
 from treering.config import Invalid
 from treering.mesh import device
 from treering.model import blocks
-from treering.tokenizer import end_of_text
+from treering.tokenizer import end_of_text, plain_backend
 
 TOKENS = 100_000  # that are read
 
@@ -35,10 +35,10 @@ def windows(
     Raises Invalid for a corpus without one window."""
     if length < 1:
         raise Invalid(f"--length {length}: must be at least 1 token")
-    ids, end = list[int](), end_of_text(words)
+    ids, end, backend = list[int](), end_of_text(words), plain_backend(words)
     for part, path in enumerate(corpus, 1):
         for document in texts.documents(path, field=field):
-            ids += [*words(document, add_special_tokens=False)["input_ids"], end]
+            ids += [*backend.encode(document, add_special_tokens=False).ids, end]
             if len(ids) >= TOKENS * part // len(corpus):
                 break
     count = min(len(ids), TOKENS) // length
