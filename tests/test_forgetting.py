@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,7 @@ from treering.analysis import forgetting as metrics
 from treering.analysis.forgetting import Metric
 from treering.analysis.matrix import Matrix, Row, matrix
 from treering.config import Invalid
+from treering.records import Records
 
 ACCURACY = [[0.1, 0.1, 0.1], [0.90, 0.20, 0.10], [0.70, 0.80, 0.30], [0.60, 0.75, 0.85]]
 MONOTONE = [[8.0, 8.0, 8.0], [3.0, 5.0, 6.0], [3.4, 2.8, 5.5], [3.2, 3.1, 2.5]]
@@ -373,3 +377,22 @@ def test_a_resumed_run_ends_as_its_last_sitting_did() -> None:
 def test_records_without_a_header_are_refused() -> None:
     with pytest.raises(Invalid, match="no header"):
         matrix([{"kind": "step", "step": 1}])
+
+
+def test_the_page_of_metrics_shows_what_can_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a run of two phases, whose figures are those by hand."""
+    page = (Path(__file__).parents[1] / "docs/metrics.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "runs/law").mkdir(parents=True)
+    written = Records(tmp_path / "runs/law/records.jsonl")
+    for record in recorded.run([[2.0, 2.0], [1.0, 1.5], [1.25, 0.5]], mixtures=[["t1"], ["t2"]]):
+        written.append(record["kind"], {k: v for k, v in record.items() if k != "kind"})
+    written.close()
+    monkeypatch.chdir(tmp_path)
+    for said, here in (('"bits_per_byte"', '"loss"'), ('"law": 0.91', '"t1": 0.75, "t2": 0.25')):
+        code = code.replace(said, here)
+    exec(code, {})
+    shown = capsys.readouterr().out.split("\n")
+    assert shown == ["{'t1': 0.25}", "0.9375", "0.25", ""]
