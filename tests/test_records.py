@@ -65,9 +65,9 @@ def test_a_record_can_be_read_before_the_file_is_closed(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_null(tmp_path: Path, value: float) -> None:
     path = written(tmp_path, [("step", {"step": 1, "loss": value})])
     assert path.read_text() == '{"kind": "step", "step": 1, "loss": null}\n'
-    within = {"step": 2, "counters": {"update": {"merged": [{"norm": value}]}}}
+    within = {"step": 2, "counters": {"update": {"merged": [{"norm": value}], "pair": (1, value)}}}
     path = written(tmp_path, [("checkpoint", within)])
-    assert '{"merged": [{"norm": null}]}' in path.read_text()
+    assert '{"merged": [{"norm": null}], "pair": [1, null]}' in path.read_text()
 
 
 def test_names_in_any_script_and_with_line_breaks_stay_one_record(tmp_path: Path) -> None:

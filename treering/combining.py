@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -99,12 +100,45 @@ class Slerp:
         return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
 
 
-def combined(
-    rule: Rule, tensors: Sequence[torch.Tensor], weights: Sequence[float], own: int
-) -> torch.Tensor:
-    """A rule's tensor; of such with rows that not all have, these are those of the `own`th."""
-    if all(tensor.shape == tensors[0].shape for tensor in tensors):
-        return rule(tensors, weights)
-    rows = min(len(tensor) for tensor in tensors)
-    made = rule([tensor[:rows] for tensor in tensors], weights)
-    return torch.cat([made, tensors[own][rows:]])
+@dataclass(frozen=True)
+class Rows:
+    """Of parents with vocabularies of other `sizes`: rows that not all have are those of the
+    `own`th, if somebody said whose are right."""
+
+    sources: Sequence[str]
+    sizes: Sequence[int | None]
+    own: int | None
+
+    def shape(self, name: str, shapes: Sequence[list[int]]) -> list[int]:
+        """Of what is made of tensors of these shapes: theirs, or the `own`th's where each has a row
+        for each token. Raises Invalid where others differ, or nobody said whose rows are right."""
+        other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+        if other is None:
+            return shapes[0]
+        words = (f"merge: {name} is {shapes[other]} in {self.sources[other]}, but {shapes[0]} in "
+                 f"{self.sources[0]}")  # fmt: skip
+        of_tokens = [shape[:1] for shape in shapes] == [[size] for size in self.sizes]
+        if not of_tokens or any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise Invalid(words)
+        if self.own is None:
+            raise Invalid(f"{words}; name by --like the one of them whose rows are right")
+        rest = f"rows that not all have are those of {self.sources[self.own]}"
+        warnings.warn(f"{words}; {rest}", stacklevel=2)
+        return shapes[self.own]
+
+    def combined(
+        self, rule: Rule, tensors: Sequence[torch.Tensor], weights: Sequence[float]
+    ) -> torch.Tensor:
+        """A rule's tensor, of a shape that `shape` allows."""
+        if self.own is None or all(tensor.shape == tensors[0].shape for tensor in tensors):
+            return rule(tensors, weights)
+        common = min(len(tensor) for tensor in tensors)
+        made = rule([tensor[:common] for tensor in tensors], weights)
+        return torch.cat([made, tensors[self.own][common:]])
+
+    def formula(self) -> str:
+        """Whose rows they are, to follow a rule's words; nothing where all have the same number."""
+        known = [size for size in self.sizes if size is not None]
+        if self.own is None or len({*known}) < 2:
+            return ""
+        return f"; rows from {min(known)} on: {called(self.sources[self.own])}"

@@ -56,13 +56,13 @@ def similarities(model: PreTrainedModel, rows: NDArray[np.int64]) -> list[float]
     if most and rows.shape[1] > most:
         raise Invalid(f"--length {rows.shape[1]}: the model has {most} positions")
     layers, there = blocks(model), device()
-    sums = torch.zeros(len(layers), dtype=torch.float64)
+    sums = torch.zeros(len(layers), dtype=torch.float64, device=there)
 
     def passed(layer: int, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
         before = given[0] if given else named["hidden_states"]
         after = made[0] if isinstance(made, tuple) else made
         cosines = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-        sums[layer] += cosines.sum().cpu()
+        sums[layer] += cosines.sum()
 
     model.to(there).eval()  # type: ignore[arg-type]
     hooks = [
@@ -76,7 +76,7 @@ def similarities(model: PreTrainedModel, rows: NDArray[np.int64]) -> list[float]
         model(torch.from_numpy(row)[None].to(there), use_cache=False)
     for hook in hooks:
         hook.remove()
-    return [float(each) for each in sums / rows.size]
+    return list(map(float, (sums / rows.size).tolist()))
 
 
 def window(similar: Sequence[float], count: int) -> tuple[int, int]:

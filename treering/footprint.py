@@ -153,7 +153,7 @@ def _on_host(recipe: Recipe) -> tuple[str, ...]:
 
 def _unsaved(recipe: Recipe) -> set[str]:
     """Kinds that no checkpoint holds, as they stay what they were at the start."""
-    merges = getattr(adapter.named(recipe), "merge", None) == "phase"
+    merges = (small := adapter.named(recipe)) is not None and small.merge == "phase"
     stays = {"frozen weights": not merges, "teacher": recipe.objective.teacher.from_ != "phase"}
     return {kind for kind, stay in stays.items() if stay}
 

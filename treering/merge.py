@@ -14,7 +14,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from treering import pretrained, tokenizer, weights
 from treering.atomic import replacing
-from treering.combining import Parent, Rule, combined
+from treering.combining import Parent, Rows, Rule
 from treering.config import Invalid
 from treering.folder import check_writable
 from treering.mesh import Mesh
-from treering.report.card import called, merged
+from treering.report.card import merged
 
 TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 SAME = ("model_type", "num_attention_heads", "num_key_value_heads")  # shapes do not show heads
@@ -54,15 +54,15 @@ def merge(
     like = like or sources[0]
     folders = {source: pretrained.folder(source) for source in dict.fromkeys([*sources, like])}
     words = _tokenizer(folders, like, named=named)
-    settings = _settings(folders, like)
+    settings = {source: _config(folder) for source, folder in folders.items()}
+    _check_alike(settings, like)
     _check_positions(folders, like, named=named)
+    own = sources.index(like) if named and like in sources else None
+    rows = Rows(sources, [settings[source].get("vocab_size") for source in sources], own)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as beside, ExitStack() as stack:
         opened = [stack.enter_context(weights.mapped(folders[source])) for source in sources]
-        own = sources.index(like) if named and like in sources else None
-        sizes = [_config(folders[source]).get("vocab_size") for source in sources]
-        rows = functools.partial(_rows, sources=sources, sizes=sizes, own=own)
-        shapes = _shapes(opened, sources, dtype, rows)
+        shapes = _shapes(opened, rows, dtype)
 
         def value(name: str) -> torch.Tensor:
             each: list[torch.Tensor] = [files[name].get_tensor(name) for files in opened]
@@ -71,43 +71,37 @@ def merge(
                     raise Invalid(f"merge: {name} is of integers that differ; they have no mean")
                 return each[0]
             doubles, by = [tensor.double() for tensor in each], [weight for _, weight in parents]
-            return combined(rule, doubles, by, own or 0).to(shapes[name].dtype)
+            return rows.combined(rule, doubles, by).to(shapes[name].dtype)
 
         beside.mkdir()
         weights.write_each(beside, shapes, value, Mesh())
         widest = next(t.dtype for t in shapes.values() if t.is_floating_point())
-        settings["dtype"] = str(widest).removeprefix("torch.")
-        (beside / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        config = settings[like] | {"dtype": str(widest).removeprefix("torch.")}
+        (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if (folders[like] / "generation_config.json").exists():
             shutil.copy(folders[like] / "generation_config.json", beside)
         if words is not None:
             tokenizer.save(words, beside)
         marks = [(source, pretrained.fingerprint(str(folders[source]))) for source in sources]
-        formula = rule.formula(parents)
-        if len(set(sizes)) > 1:
-            formula += f"; rows from {min(size for size in sizes if size)} on: {called(like)}"
-        card = merged(formula, marks)
+        card = merged(rule.formula(parents) + rows.formula(), marks)
         (beside / "README.md").write_text(card, encoding="utf-8")
 
 
 def _shapes(
-    opened: Sequence[dict[str, Any]],
-    sources: Sequence[str],
-    dtype: str | None,
-    shape_of: Callable[[str, list[list[int]]], list[int]],
+    opened: Sequence[dict[str, Any]], rows: Rows, dtype: str | None
 ) -> dict[str, torch.Tensor]:
     """Tensors without memory, of the shapes and types to be written. Raises Invalid where the
     models differ in names or types."""
     shapes: dict[str, torch.Tensor] = {}
-    for files, source in zip(opened, sources, strict=True):
+    for files, source in zip(opened, rows.sources, strict=True):
         if other := sorted(files.keys() ^ opened[0].keys()):
-            has = source if other[0] in files else sources[0]
-            lacks = sources[0] if has == source else source
+            has = source if other[0] in files else rows.sources[0]
+            lacks = rows.sources[0] if has == source else source
             raise Invalid(f"merge: {has} has a weight {other[0]!r}, which {lacks} has not "
                           f"({len(other)} differ); they are not of one architecture")  # fmt: skip
     for name in opened[0]:
         slices = [files[name].get_slice(name) for files in opened]
-        shape = shape_of(name, [each.get_shape() for each in slices])
+        shape = rows.shape(name, [each.get_shape() for each in slices])
         kinds = {each.get_dtype() for each in slices}
         floats = [TYPES[kind] for kind in kinds if kind in TYPES]
         if len(floats) == len(kinds):
@@ -122,42 +116,15 @@ def _shapes(
     return shapes
 
 
-def _rows(
-    name: str,
-    shapes: Sequence[list[int]],
-    *,
-    sources: Sequence[str],
-    sizes: Sequence[int | None],
-    own: int | None,
-) -> list[int]:
-    """The shape of what is made of tensors of these shapes: that of the `own`th where each has a
-    row for each of its `sizes` tokens. Raises Invalid where others differ, or nobody said whose
-    rows are right."""
-    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if other is None:
-        return shapes[0]
-    words = (f"merge: {name} is {shapes[other]} in {sources[other]}, but {shapes[0]} in "
-             f"{sources[0]}")  # fmt: skip
-    of_tokens = [shape[:1] for shape in shapes] == [[size] for size in sizes]
-    if not of_tokens or any(shape[1:] != shapes[0][1:] for shape in shapes):
-        raise Invalid(words)
-    if own is None:
-        raise Invalid(f"{words}; name by --like the one of them whose rows are right")
-    warnings.warn(f"{words}; rows that not all have are those of {sources[own]}", stacklevel=2)
-    return shapes[own]
-
-
-def _settings(folders: Mapping[str, Path], like: str) -> dict[str, Any]:
-    """The config of `like`. Raises Invalid where that of another cannot be of the same model."""
-    found = {source: _config(folder) for source, folder in folders.items()}
-    for source, settings in found.items():
-        if settings.get("quantization_config"):
+def _check_alike(settings: Mapping[str, dict[str, Any]], like: str) -> None:
+    """Raises Invalid for a config that cannot be of the same model as that of `like`."""
+    for source, found in settings.items():
+        if found.get("quantization_config"):
             raise Invalid(f"merge: {source} is quantised; name the model that it was made of")
         for key in SAME:
-            if settings.get(key) != found[like].get(key):
-                raise Invalid(f"merge: {key} is {settings.get(key)!r} in {source}, but "
-                              f"{found[like].get(key)!r} in {like}")  # fmt: skip
-    return found[like]
+            if found.get(key) != settings[like].get(key):
+                raise Invalid(f"merge: {key} is {found.get(key)!r} in {source}, but "
+                              f"{settings[like].get(key)!r} in {like}")  # fmt: skip
 
 
 def _check_positions(folders: Mapping[str, Path], like: str, *, named: bool) -> None:

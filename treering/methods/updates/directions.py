@@ -15,25 +15,20 @@ from collections.abc import Sequence
 import torch
 
 BEYOND = 10  # directions that are tried beside those that are wanted
-AGAIN = 2  # times that the matrix is gone through once more, for the small ones among them
+AGAIN = 2  # subspace iterations, for directions whose values are close
 
 
 def singular(matrix: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The leading singular vectors and values, u[m, k], s[k], v[k, n], more than `most` of them or
-    all: exactly, or where they are few by a randomised range finder (Halko et al. 2011, algorithm
-    4.4), which costs as many products with the matrix. Its random numbers are always the same."""
+    """The leading singular vectors and values, u[m, k], s[k], v[k, n], more than `most` of them:
+    all of them exactly, or where `most` are few the first by a randomised subspace iteration (Halko
+    et al. 2011, algorithm 4.4). Its random numbers are always the same, and nobody else's."""
     if not few(matrix.shape, most):
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         return u, s, v
-    luck = torch.randn(
-        matrix.shape[1], most + 1 + BEYOND, generator=torch.Generator().manual_seed(0)
-    )
-    span = torch.linalg.qr(matrix @ luck.to(matrix)).Q
-    for _ in range(AGAIN):
-        span = torch.linalg.qr(matrix.T @ span).Q
-        span = torch.linalg.qr(matrix @ span).Q
-    u, s, v = torch.linalg.svd(span.T @ matrix, full_matrices=False)
-    return span @ u, s, v
+    with torch.random.fork_rng([matrix.device] if matrix.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        u, s, v = torch.svd_lowrank(matrix, q=most + 1 + BEYOND, niter=AGAIN)
+    return u, s, v.mT
 
 
 def few(shape: Sequence[int], most: int) -> bool:
@@ -48,7 +43,7 @@ def cost(shape: Sequence[int], most: int) -> float:
         return 6.0 * long * short**2 + 20.0 * short**3  # Golub and Van Loan, table 8.6.1
     tried = most + 1 + BEYOND
     products, bases = 2 * AGAIN + 2, AGAIN + 1
-    within = 6.0 * shape[1] * tried**2 + 20.0 * tried**3 + 2.0 * shape[0] * tried**2
+    within = 6.0 * short * tried**2 + 20.0 * tried**3 + 2.0 * long * tried**2
     return 2.0 * short * long * tried * products + 4.0 * (short + long) * tried**2 * bases + within
 
 
