@@ -245,9 +245,9 @@ def test_an_average_of_adapters_is_scored_again_and_exported_merged(
     tiny.run(place / "recipe.toml", out, lora(), "update={kind='average', decays=[0.5]}", *quick)
     last = {r["corpus"]: r["loss"] for r in records.read(out)
             if r["kind"] == "branch_score" and r["step"] == 20}  # fmt: skip
-    found = outcome.scores(str(out), None, there, "average 0.5")
+    found = outcome.scores(str(out), None, there, outcome.Which("average 0.5"))
     assert {name: score.loss for name, score in found.items()} == pytest.approx(last, rel=1e-5)
-    outcome.export(str(out), tmp_path / "exported", there, "average 0.5")
+    outcome.export(str(out), tmp_path / "exported", there, outcome.Which("average 0.5"))
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
     assert not any("lora" in name for name, _ in opened.named_parameters())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from treering.store import open_store
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
-    tiny.run(place / "recipe.toml", place / "finished")
+    tiny.run(place / "recipe.toml", place / "finished", "checkpoint.stay_at_phase=true")
     return place / "finished"
 
 
@@ -77,6 +79,39 @@ def test_a_runs_own_recipe_is_changed_by_sets(
     cache = ("--cache", str(place / "cache"))
     found = asked(capsys, str(finished), "--set", "evaluate.tokens=32", *cache)
     assert [score["tokens"] for score in found.values()] == [32] * 3
+
+
+def test_an_older_checkpoint_is_scored_and_exported(
+    finished: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of the first phase's end, which stays; its card tells what was known by then."""
+    cache = ("--cache", str(place / "cache"))
+    assert asked(capsys, str(finished), "--step", "25", *cache) == row(finished, 25)
+    out = tmp_path / "model"
+    assert cli.main(["export", str(finished), "--step", "25", "--out", str(out), *cache]) == 0
+    assert "after step 25" in capsys.readouterr().out
+    recipe = ("--recipe", str(place / "recipe.toml"))
+    assert asked(capsys, str(out), *recipe, *cache) == row(finished, 25) != row(finished, 50)
+    told = (out / "README.md").read_text()
+    assert f"{row(finished, 25)['fr']['loss']:.3f}" in told
+    assert f"{row(finished, 50)['fr']['loss']:.3f}" not in told
+
+
+def test_a_step_without_a_sound_checkpoint_is_refused(
+    finished: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["--cache", str(place / "cache")]
+    assert cli.main(["evaluate", str(finished), "--step", "24", *cache]) == 2
+    assert re.search(
+        r"--step 24: .* has checkpoints of the steps 25, .*50", capsys.readouterr().err
+    )
+    assert cli.main(["evaluate", str(finished / "model"), "--step", "25", *cache]) == 2
+    assert "--step 25: " in capsys.readouterr().err
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    with (checkpoint.place(run / "checkpoints", 25) / "state.json").open("a") as file:
+        file.write(" ")
+    assert cli.main(["evaluate", str(run), "--step", "25", *cache]) == 2
+    assert "is damaged: state.json has" in capsys.readouterr().err
 
 
 REFUSED = {

@@ -72,7 +72,7 @@ def check(recipe: config.Recipe) -> None:
     assert lengths(planner) == steps if budget == "total" else sum(lengths(planner)) > sum(steps)
     assert sum(stage.samples for stage in planner.stages) > 0
     assert recipe.model.from_ in {
-        None, "english/model", "english-alone/model", "short/model"
+        None, "english/model", "english-100", "english-200", "english-alone/model", "short/model"
     }  # fmt: skip
     if recipe.model.from_ is None:  # of a size that two processors train in minutes
         assert shape(recipe.model).layers < 1e7

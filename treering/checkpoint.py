@@ -89,10 +89,20 @@ def newest(folder: Path) -> tuple[Path, Numbers] | None:
     for _, path in _found(folder):
         damage = damaged(path)
         if damage is None:
-            numbers: Numbers = json.loads((path / "state.json").read_text())
-            return path, numbers
+            return path, numbers_of(path)
         warnings.warn(f"checkpoint {path} is passed over: {damage}", stacklevel=2)
     return None
+
+
+def numbers_of(path: Path) -> Numbers:
+    """What a sound checkpoint holds beside its tensors."""
+    found: Numbers = json.loads((path / "state.json").read_text())
+    return found
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of all checkpoints, sound or not, in order."""
+    return sorted(step for step, _ in _found(folder))
 
 
 def load(path: str | Path, tensors: Mapping[str, torch.Tensor], mesh: Mesh) -> None:

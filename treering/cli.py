@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (evaluate, export):
         beside = "weights beside the trained ones, averages"
         verb.add_argument("--branch", metavar="NAME", help=beside)
+        verb.add_argument("--step", type=int, metavar="N", help="an older checkpoint of a run")
     for verb in (run, evaluate, export, *_verdict_verbs(known)):
         verb.add_argument("--cache", metavar="FOLDER", help="of prepared text (~/.cache/treering)")
     return parser

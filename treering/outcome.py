@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,6 +40,18 @@ from treering.report.card import card, ours
 from treering.tables import Evaluate
 
 
+@dataclass(frozen=True)
+class Which:
+    """Of a run's weights those of its newest sound checkpoint, or of the one after `step`;
+    `branch`: those that the update keeps beside the trained ones by that name."""
+
+    branch: str | None = None
+    step: int | None = None
+
+
+NEWEST = Which()
+
+
 def recipe_of(
     source: str, recipe: str | None, data: str | None, sets: tuple[str, ...]
 ) -> Recipe | None:
@@ -56,14 +69,14 @@ def recipe_of(
 
 
 def scores(
-    source: str, recipe: Recipe | None, cache: Path, branch: str | None = None
+    source: str, recipe: Recipe | None, cache: Path, which: Which = NEWEST
 ) -> dict[str, Score]:
     """Held-out loss of every corpus of the recipe, for a run, a model folder or a hub id.
 
     The same windows, precision and code as in a run, so a run's row 0 is met to the digit. Without
-    a recipe a run's own is taken. `branch`: as `export` has it.
+    a recipe a run's own is taken.
     """
-    folder, is_run = _source(source, branch)
+    folder, is_run = _source(source, which)
     if recipe is None:
         if not is_run:
             raise Invalid(f"{source}: is no run folder; name the corpora with --recipe RECIPE")
@@ -71,7 +84,7 @@ def scores(
     if not is_run:
         recipe = surgery.without(recipe, source)
     data = build.data(recipe, cache, folder if is_run else None)
-    found = _of_run(folder, recipe, data, branch)[0] if is_run else build.start(recipe, data)
+    found = _of_run(folder, recipe, data, which)[0] if is_run else build.start(recipe, data)
     with joined(tables.Mesh()) as mesh:
         end = tokenizer.end_of_text(data.tokenizer)
         forward = rooted(recipe, found, end, mesh)
@@ -79,14 +92,13 @@ def scores(
 
 
 def task_scores(
-    source: str, recipe: Recipe | None, given: Table, cache: Path, branch: str | None = None
+    source: str, recipe: Recipe | None, given: Table, cache: Path, which: Which = NEWEST
 ) -> list[TaskScore]:
     """Downstream tasks of a run, a model folder or a hub id, as a run's own records have them.
 
-    given: keys of `[evaluate]`, before those of the recipe, or of the run's own. `branch`: as
-    `export` has it.
+    given: keys of `[evaluate]`, before those of the recipe, or of the run's own.
     """
-    folder, is_run = _source(source, branch)
+    folder, is_run = _source(source, which)
     if recipe is None and is_run:
         recipe = config.load(folder / "recipe.toml")
     wanted = dataclasses.replace(recipe.evaluate if recipe else Evaluate(), **given)
@@ -94,7 +106,7 @@ def task_scores(
     if is_run:
         assert recipe is not None
         data = build.data(recipe, cache, folder)
-        found, words = _of_run(folder, recipe, data, branch)[0], data.tokenizer
+        found, words = _of_run(folder, recipe, data, which)[0], data.tokenizer
     else:
         remote_code = recipe is not None and recipe.model.remote_code
         found = pretrained.load(source, remote_code=remote_code)
@@ -103,9 +115,9 @@ def task_scores(
     return list(downstream.load(wanted, words).scores(found).scores)
 
 
-def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
-    """Write the model of a run's newest sound checkpoint as a Hugging Face folder; its step.
-    `branch`: the weights that the update keeps beside the trained ones by that name."""
+def export(run: str, out: Path, cache: Path, which: Which = NEWEST) -> int:
+    """Write the model of a run as a Hugging Face folder, its card with what was recorded until
+    then. Returns its step."""
     folder = Path(run)
     if not (folder / "records.jsonl").exists():
         raise Invalid(f"{run}: is no run folder (it has no records.jsonl)")
@@ -114,8 +126,9 @@ def export(run: str, out: Path, cache: Path, branch: str | None = None) -> int:
     check_writable(out.parent)
     recipe = config.load(folder / "recipe.toml")
     data = build.data(recipe, cache, folder)
-    found, step = _of_run(folder, recipe, data, branch)
-    text = card(recipe, forgetting.summary(read(folder), branch), branch)
+    found, step = _of_run(folder, recipe, data, which)
+    until = [record for record in read(folder) if record.get("step", 0) <= step]
+    text = card(recipe, forgetting.summary(until, which.branch), which.branch)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.export(found, data.tokenizer, out, card=text)
     return step
@@ -138,23 +151,24 @@ def finish(recipe: Recipe, data: build.Data, learner: Learner, out: Path) -> Tab
     return summary
 
 
-def _source(source: str, branch: str | None) -> tuple[Path, bool]:
-    """The folder, and whether it is a run's. Raises Invalid for a branch of what is none."""
+def _source(source: str, which: Which) -> tuple[Path, bool]:
+    """The folder, and whether it is a run's. Raises Invalid for a choice of what has none."""
     is_run = (Path(source) / "records.jsonl").exists()
-    if branch is not None and not is_run:
-        raise Invalid(f"--branch {branch!r}: {source} is no run folder, and has no branches")
+    if which != NEWEST and not is_run:
+        said = f"--step {which.step}" if which.branch is None else f"--branch {which.branch!r}"
+        raise Invalid(f"{said}: {source} is no run folder, and has one model alone")
     return Path(source), is_run
 
 
 def _of_run(
-    folder: Path, recipe: Recipe, data: build.Data, branch: str | None
+    folder: Path, recipe: Recipe, data: build.Data, which: Which
 ) -> tuple[PreTrainedModel, int]:
-    """A run's model with the weights of its newest sound checkpoint, or of a branch as of that, and
-    their step."""
-    if branch is not None:
-        return _of_branch(folder, recipe, data, branch)
+    """A run's model with the weights that were chosen, and their step."""
+    path, numbers = _checkpoint(folder / "checkpoints", which.step)
     found = adapter.adapted(recipe, build.start(recipe, data))
-    path, numbers = _newest(folder)
+    if which.branch is not None:
+        _put_branch(found, path, numbers, recipe, data, which.branch)
+        return adapter.merged(recipe, found), int(numbers["step"])
     weights = adapter.trained(recipe, found)
     has = {n: size for n, size in checkpoint.sizes(path).items() if n.startswith("weights/")}
     wants = {n: tuple(w.shape) for n, w in weights.items() if n.startswith("weights/")}
@@ -168,12 +182,10 @@ def _of_run(
     return adapter.merged(recipe, found), int(numbers["step"])
 
 
-def _of_branch(
-    folder: Path, recipe: Recipe, data: build.Data, branch: str
-) -> tuple[PreTrainedModel, int]:
-    """A run's model with the weights of a branch, as of its newest sound checkpoint."""
-    found = adapter.adapted(recipe, build.start(recipe, data))
-    path, numbers = _newest(folder)
+def _put_branch(
+    found: PreTrainedModel, path: Path, numbers: Table, recipe: Recipe, data: build.Data, name: str
+) -> None:
+    """Fill a run's model with the weights of a branch, as of a checkpoint."""
     root = Root(found, objective(recipe, tokenizer.end_of_text(data.tokenizer)))
     call = Forward(root, root, Mesh(), None, 1)
     learner = Learner(call, recipe.optimizer, recipe.guard, flops_per_token=0.0)
@@ -183,19 +195,27 @@ def _of_branch(
     checkpoint.load(path, own, Mesh())
     update.restore(numbers["update"])
     branches = update.branches()
-    if branch not in branches:
-        if branch == ANNEALED:
-            raise Invalid(
-                f"--branch {branch}: is a run of its own; name one of {folder / ANNEALED}"
-            )
+    if name not in branches:
+        if name == ANNEALED:
+            annealed = path.parents[1] / ANNEALED
+            raise Invalid(f"--branch {name}: is a run of its own; name one of {annealed}")
         known = ", ".join(branches) or "none; see [update] 'average' and 'latest'"
-        raise Invalid(f"--branch {branch!r}: the run's branches are {known}")
-    learner.put(branches[branch])
-    return adapter.merged(recipe, found), int(numbers["step"])
+        raise Invalid(f"--branch {name!r}: the run's branches are {known}")
+    learner.put(branches[name])
 
 
-def _newest(folder: Path) -> tuple[Path, Table]:
-    newest = checkpoint.newest(folder / "checkpoints")
-    if newest is None:
-        raise Invalid(f"{folder}: has no sound checkpoint yet; let `treering run` go on")
-    return newest
+def _checkpoint(folder: Path, step: int | None) -> tuple[Path, Table]:
+    """The checkpoint after a step, or the newest sound one, and its numbers."""
+    if step is None:
+        newest = checkpoint.newest(folder)
+        if newest is None:
+            raise Invalid(f"{folder.parent}: has no sound checkpoint yet; let `treering run` go on")
+        return newest
+    there = checkpoint.steps(folder)
+    if step not in there:
+        raise Invalid(f"--step {step}: {folder.parent} has checkpoints of the steps "
+                      f"{', '.join(map(str, there)) or 'none'}; see [checkpoint]")  # fmt: skip
+    path = checkpoint.place(folder, step)
+    if (damage := checkpoint.damaged(path)) is not None:
+        raise Invalid(f"--step {step}: {path} is damaged: {damage}; name another")
+    return path, checkpoint.numbers_of(path)

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from treering.cache import cache_folder
-    from treering.outcome import recipe_of, scores
+    from treering.outcome import Which, recipe_of, scores
 
     recipe = recipe_of(options.model, options.recipe, options.data, tuple(options.sets))
     if options.tasks is not None:
@@ -100,7 +100,8 @@ def evaluate(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             given = f"--{name.replace('_', '-')} {getattr(options, name)}"
             raise Invalid(f"{given}: is of tasks; name them with --tasks")
-    found = scores(options.model, recipe, cache_folder(options.cache), options.branch)
+    which = Which(options.branch, options.step)
+    found = scores(options.model, recipe, cache_folder(options.cache), which)
     if options.json:
         print(json.dumps({name: dataclasses.asdict(score) for name, score in found.items()}))
         return 0
@@ -114,7 +115,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _tasks(options: argparse.Namespace, recipe: Recipe | None) -> int:
     from treering.cache import cache_folder
-    from treering.outcome import task_scores
+    from treering.outcome import Which, task_scores
 
     asked = {
         "tasks": tuple(name.strip() for name in options.tasks.split(",")),
@@ -124,7 +125,8 @@ def _tasks(options: argparse.Namespace, recipe: Recipe | None) -> int:
     }
     given = {key: value for key, value in asked.items() if value is not None}
     cache = cache_folder(options.cache)
-    found = task_scores(options.model, recipe, given, cache, options.branch)
+    which = Which(options.branch, options.step)
+    found = task_scores(options.model, recipe, given, cache, which)
     if options.json:
         print(json.dumps([dataclasses.asdict(score) for score in found]))
         return 0
@@ -240,8 +242,8 @@ def export(options: argparse.Namespace) -> int:
     from treering import outcome
     from treering.cache import cache_folder
 
-    out, branch = Path(options.out), options.branch
-    step = outcome.export(options.run, out, cache_folder(options.cache), branch)
-    of = f"{options.run}, {branch}" if branch else options.run
+    out, which = Path(options.out), outcome.Which(options.branch, options.step)
+    step = outcome.export(options.run, out, cache_folder(options.cache), which)
+    of = f"{options.run}, {which.branch}" if which.branch else options.run
     print(f"{out}: the model of {of} after step {step}")
     return 0
