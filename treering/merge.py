@@ -77,14 +77,26 @@ def merge(
         weights.write_each(beside, shapes, value, Mesh())
         widest = next(t.dtype for t in shapes.values() if t.is_floating_point())
         config = settings[like] | {"dtype": str(widest).removeprefix("torch.")}
-        (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        if (folders[like] / "generation_config.json").exists():
-            shutil.copy(folders[like] / "generation_config.json", beside)
-        if words is not None:
-            tokenizer.save(words, beside)
         marks = [(source, pretrained.fingerprint(str(folders[source]))) for source in sources]
         card = merged(rule.formula(parents) + rows.formula(), marks)
-        (beside / "README.md").write_text(card, encoding="utf-8")
+        _write_beside(beside, config, words, card, folders[like])
+
+
+def _write_beside(
+    out: Path,
+    config: Mapping[str, Any],
+    words: PreTrainedTokenizerBase | None,
+    card: str,
+    like: Path,
+) -> None:
+    """Write what a folder of weights has beside them; how to generate is as the folder `like` says,
+    if it does."""
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if (like / "generation_config.json").exists():
+        shutil.copy(like / "generation_config.json", out)
+    if words is not None:
+        tokenizer.save(words, out)
+    (out / "README.md").write_text(card, encoding="utf-8")
 
 
 def _shapes(
