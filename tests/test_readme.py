@@ -8,11 +8,14 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import treering
 from treering import adapter, config, schema, shelf, study, surgery, tables
 from treering.methods import memories
 
 README = Path(__file__).parents[1] / "README.md"
+PAGES = [README, README.parent / "CONTRIBUTING.md", *(README.parent / "docs").glob("*.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -72,3 +75,19 @@ def test_its_python_uses_what_is_public() -> None:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "treering":
                 assert node.attr in treering.__all__
+
+
+def anchors(page: Path) -> set[str]:
+    """Where a link may lead within a page, as GitHub names its headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
