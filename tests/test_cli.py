@@ -147,6 +147,14 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     assert parameters == f"{header['parameters']:,}"
 
 
+def test_a_dry_run_of_a_misspelt_method_says_that_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(place, "--dry-run", "--set", "update.evry=3") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "did you mean 'every'?" in said.err
+
+
 def test_a_dry_run_for_no_devices_is_refused(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

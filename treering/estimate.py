@@ -28,8 +28,8 @@ def show(recipe: Recipe, cache_folder: str | None, devices: int | None, console:
     is made for the time alone, which is that of a few steps trained without compilation: a long
     compiled run undercuts it.
     """
-    console.print(config.to_toml(recipe), highlight=False, markup=False)
     data = build.data(recipe, cache.cache_folder(cache_folder))
+    console.print(config.to_toml(recipe), highlight=False, markup=False)
     tokens, fresh = _plan(recipe, data, console)
     world = recipe.mesh.replicate * (recipe.mesh.shard or 1) if devices is None else devices
     found = footprint(recipe, data, world)
