@@ -61,7 +61,7 @@ def save(
         beside.rename(final)
         _sync(folder)
         # Later ones are damaged, or this step would not have been trained again: they don't count.
-        earlier = [path for number, path in _found(folder) if number <= step]
+        earlier = [path for number, path in found(folder) if number <= step]
         for old in [path for path in earlier if not _stays(path)][keep:]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -86,7 +86,7 @@ def _clear(folder: Path) -> None:
 def newest(folder: Path) -> tuple[Path, Numbers] | None:
     """The last sound checkpoint and its numbers, or None. Each damaged one is named in a warning
     and passed over."""
-    for _, path in _found(folder):
+    for _, path in found(folder):
         damage = damaged(path)
         if damage is None:
             return path, numbers_of(path)
@@ -96,13 +96,8 @@ def newest(folder: Path) -> tuple[Path, Numbers] | None:
 
 def numbers_of(path: Path) -> Numbers:
     """What a sound checkpoint holds beside its tensors."""
-    found: Numbers = json.loads((path / "state.json").read_text())
-    return found
-
-
-def steps(folder: Path) -> list[int]:
-    """The steps of all checkpoints, sound or not, in order."""
-    return sorted(step for step, _ in _found(folder))
+    numbers: Numbers = json.loads((path / "state.json").read_text())
+    return numbers
 
 
 def load(path: str | Path, tensors: Mapping[str, torch.Tensor], mesh: Mesh) -> None:
@@ -148,8 +143,8 @@ def _stays(path: Path) -> bool:
         return False
 
 
-def _found(folder: Path) -> list[tuple[int, Path]]:
-    """Checkpoints, newest first, by number and not by name."""
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of all checkpoints, sound or not, newest first, by number and not by name."""
     named = re.compile(r"step-(\d+)")
     paths = folder.iterdir() if folder.is_dir() else []
     both = [(named.fullmatch(path.name), path) for path in paths]

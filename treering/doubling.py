@@ -76,7 +76,8 @@ def similarities(model: PreTrainedModel, rows: NDArray[np.int64]) -> list[float]
         model(torch.from_numpy(row)[None].to(there), use_cache=False)
     for hook in hooks:
         hook.remove()
-    return list(map(float, (sums / rows.size).tolist()))
+    found: list[float] = (sums / rows.size).tolist()
+    return found
 
 
 def window(similar: Sequence[float], count: int) -> tuple[int, int]:

@@ -166,9 +166,15 @@ def _of_run(
     """A run's model with the weights that were chosen, and their step."""
     path, numbers = _checkpoint(folder / "checkpoints", which.step)
     found = adapter.adapted(recipe, build.start(recipe, data))
-    if which.branch is not None:
+    if which.branch is None:
+        _put_trained(found, path, recipe, folder)
+    else:
         _put_branch(found, path, numbers, recipe, data, which.branch)
-        return adapter.merged(recipe, found), int(numbers["step"])
+    return adapter.merged(recipe, found), int(numbers["step"])
+
+
+def _put_trained(found: PreTrainedModel, path: Path, recipe: Recipe, folder: Path) -> None:
+    """Fill a run's model with the weights of a checkpoint. Raises Invalid for another model."""
     weights = adapter.trained(recipe, found)
     has = {n: size for n, size in checkpoint.sizes(path).items() if n.startswith("weights/")}
     wants = {n: tuple(w.shape) for n, w in weights.items() if n.startswith("weights/")}
@@ -179,7 +185,6 @@ def _of_run(
                 f"recipe's model {wants.get(name)}; name a recipe with the run's own model"
             )
     checkpoint.load(path, weights, Mesh())
-    return adapter.merged(recipe, found), int(numbers["step"])
 
 
 def _put_branch(
@@ -211,11 +216,12 @@ def _checkpoint(folder: Path, step: int | None) -> tuple[Path, Table]:
         if newest is None:
             raise Invalid(f"{folder.parent}: has no sound checkpoint yet; let `treering run` go on")
         return newest
-    there = checkpoint.steps(folder)
+    there = dict(checkpoint.found(folder))
     if step not in there:
-        raise Invalid(f"--step {step}: {folder.parent} has checkpoints of the steps "
-                      f"{', '.join(map(str, there)) or 'none'}; see [checkpoint]")  # fmt: skip
-    path = checkpoint.place(folder, step)
+        steps = ", ".join(map(str, sorted(there))) or "none"
+        raise Invalid(f"--step {step}: {folder.parent} has checkpoints of the steps {steps}; see "
+                      "[checkpoint]")  # fmt: skip
+    path = there[step]
     if (damage := checkpoint.damaged(path)) is not None:
         raise Invalid(f"--step {step}: {path} is damaged: {damage}; name another")
     return path, checkpoint.numbers_of(path)
