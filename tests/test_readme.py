@@ -12,7 +12,7 @@ import pytest
 
 import treering
 from treering import adapter, config, schema, shelf, study, surgery, tables
-from treering.methods import memories
+from treering.methods import adapters, memories, penalties, schedules, surgeries, updates
 
 README = Path(__file__).parents[1] / "README.md"
 PAGES = [README, README.parent / "CONTRIBUTING.md", *(README.parent / "docs").glob("*.md")]
@@ -91,3 +91,14 @@ def test_links_lead_to_what_is_there(page: Path) -> None:
             target = page.parent / name if name else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+def test_every_method_has_its_rows() -> None:
+    """One that says what it costs and what was measured, and one that names its keys."""
+    text = (README.parent / "docs/methods.md").read_text()
+    first, second = text.split("## Their keys")
+    for place in (adapters, memories, penalties, schedules, surgeries, updates):
+        for kind in place.KINDS:
+            assert re.search(rf"^\| .*`{kind}`", second, re.MULTILINE), kind
+            if kind != "descent":  # plain training
+                assert re.search(rf"^\| .*`{kind}`", first, re.MULTILINE), kind
