@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
@@ -35,12 +36,16 @@ def main(data: Path, out: Path, sets: tuple[str, ...]) -> None:
     found = build.data(longer, cache_folder())
     end = int(found.tokenizer.eos_token_id)
     windows = within_documents(found.validation["long"], longer.length, end)
-    for name in ("short", "long"):
-        losses = by_position(out / name / "model", windows)
+    losses = {name: by_position(out / name / "model", windows) for name in ("short", "long")}
+    for name, each in losses.items():
         print(json.dumps({"model": name, "windows": len(windows)} | {
-            f"{a}-{b}": round(float(losses[a:b].mean()), 4)
-            for a, b in pairwise((0, *ENDS))
+            f"{a}-{b}": round(float(each[:, a:b].mean()), 4) for a, b in pairwise((0, *ENDS))
         }))  # fmt: skip
+    for a, b in ((0, short.length), (short.length, longer.length)):
+        difference = (losses["long"] - losses["short"])[:, a:b].mean(1)
+        half = float(stats.sem(difference) * stats.t.ppf(0.975, len(difference) - 1))
+        print(json.dumps({"long - short": f"{a}-{b}", "mean": round(float(difference.mean()), 4),
+                          "half of the 95% interval": round(half, 4)}))  # fmt: skip
 
 
 def within_documents(store: Store, length: int, end: int) -> torch.Tensor:
@@ -53,13 +58,13 @@ def within_documents(store: Store, length: int, end: int) -> torch.Tensor:
 
 @torch.no_grad()
 def by_position(folder: Path, windows: torch.Tensor) -> np.ndarray:
-    """Mean loss in nats of the prediction at each position, float32[length]."""
+    """Loss in nats of the prediction at each position of each window, float32[n, length]."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     rows = []
     for window in windows:
         logits = model(window[None, :-1]).logits[0]
         rows.append(functional.cross_entropy(logits, window[1:], reduction="none"))
-    return torch.stack(rows).mean(0).numpy()
+    return torch.stack(rows).numpy()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from common import alternate, ratio, report
 from turns import begun
 from work import LENGTH, ROWS, VOCABULARY
 
-from treering import build, config
+from treering import build, config, shelf
 from treering.demo import texts
 
 HERE = Path(__file__).parent
@@ -41,7 +41,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "gem": {"update": {"kind": "gem", "strength": 0.5}, "replay": PAST},
     "coso": {"update": {"kind": "coso", "rank": 64, "sketch": 64, "every": 20, "energy": 0.5,
                         "capacity": 0.5, "start": "second"}},
-    "per_sample": {"update": {"kind": "per_sample"}},
+    "per_sample": {"update": {"kind": "per_sample"},
+                   "batch": {"tokens": ROWS * LENGTH, "micro": LENGTH}},
     "l2": {"penalties": [{"kind": "l2", "weight": 1e-3, "anchor": "phase"}]},
     "ewc": {"penalties": [{"kind": "ewc", "weight": 1e3, "samples": 256}]},
     "mas": {"penalties": [{"kind": "mas", "weight": 1e-3, "samples": 256}]},
@@ -77,7 +78,9 @@ def prepare(folder: Path, size: str, names: list[str], steps: int) -> dict[str, 
         path = folder / f"{number}.toml"
         path.write_text(tomli_w.dumps(table | ARMS[name]))
         found[name] = str(path)
-    build.data(config.load(path), folder / "cache")
+        recipe = config.load(path)
+        shelf.check(recipe)
+    build.data(recipe, folder / "cache")
     return found
 
 

@@ -33,8 +33,11 @@ class Side:
     def train(self, steps: int) -> float:
         """Seconds that so many more steps took."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:  # it has ended: its log says why
+            raise RuntimeError(self._log.read_text()[-3000:]) from None
         return float(self._answer()["seconds"])
 
     def end(self) -> dict[str, Any]:
