@@ -1,4 +1,4 @@
-"""What each method of the shelf adds to plain replay: `python bench/methods.py`, about 15 minutes.
+"""What each method of the shelf adds to plain replay: `python bench/methods.py`, about 35 minutes.
 
 Each method trains in a process of its own, a whole run with its records written, and they take
 turns, among them plain replay. What is timed is the second phase, as most methods have nothing to
@@ -108,6 +108,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(ARMS))
     parser.add_argument("--size", default="1m", help="a preset")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     main(options.size, options.rounds, ["replay", *(options.methods or list(ARMS)[1:])])
